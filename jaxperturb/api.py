@@ -1,0 +1,326 @@
+"""The library's public calls: run a study, measure a network, lesion it, read a study."""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxperturb.checkpoints import load_network
+from jaxperturb.data import Dataset, from_arrays, load_dataset
+from jaxperturb.data.preprocess import prepare
+from jaxperturb.engine.lesions import lesioned_params
+from jaxperturb.engine.plan import Cell
+from jaxperturb.engine.run import PLANES, Part, evaluate_network
+from jaxperturb.errors import DataError, LevelError, NetworkError, OutputError, StudyError, did_you_mean
+from jaxperturb.levels import LevelLike, as_level, parse_level_flag, parse_levels
+from jaxperturb.networks.network import Network
+from jaxperturb.perturb.catalogue import Asked, Perturbation, ask, parse_perturbations
+from jaxperturb.perturb.targets import Target, parse_targets
+from jaxperturb.random import draw_key
+from jaxperturb.random.keys import check_seed
+from jaxperturb.show.results import STORE_NAME, Results, results_of
+from jaxperturb.show.results import load_results as load_results
+from jaxperturb.show.tables import write_cells
+from jaxperturb.stats.curves import chance_level
+from jaxperturb.study.runner import Start, open_study, run_study
+from jaxperturb.study.study import METRICS, Study, check_classes, check_metric, describe
+from jaxperturb.trees import layers_of
+
+NetworkLike = Network | str | Path
+DataLike = Dataset | str | tuple[Any, Any]
+Grid = str | LevelLike | Sequence[LevelLike] | np.ndarray
+Levels = Grid | Mapping[str, Grid]
+OnePerturbation = str | Callable[..., Any] | Asked | Perturbation
+Perturbations = OnePerturbation | Sequence[OnePerturbation]
+
+THREE = ("synapse_knockout", "node_knockout", "gaussian_noise")  # of Cheney et al. 2017
+CSV_NAME, CONFIG_NAME, FIGURES_NAME = "results.csv", "config.json", "figures"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How an intact network does on a data set.
+
+    Attributes:
+        network: its name.
+        dataset: name of the data set, with its split.
+        images: number of images.
+        classes: number of classes that the network tells apart.
+        top1: images whose class comes first.
+        top5: images whose class is among the first five.
+        nonfinite: images with a logit that is not finite.
+    """
+
+    network: str
+    dataset: str
+    images: int
+    classes: int
+    top1: int
+    top5: int
+    nonfinite: int
+
+    def accuracy(self, metric: str | None = None) -> float:
+        """Returns the accuracy by "top1" or "top5"; by default that which suits the number of classes."""
+        return getattr(self, check_metric(metric, self.classes)) / self.images
+
+    def chance(self, metric: str | None = None) -> float:
+        """Returns the accuracy of a network that says nothing."""
+        return chance_level(METRICS[check_metric(metric, self.classes)], self.classes)
+
+
+def sweep(
+    net: NetworkLike,
+    data: DataLike,
+    perturbations: Perturbations = THREE,
+    layers: str | Sequence[str] = "*",
+    levels: Levels | None = None,
+    draws: int = 5,
+    seed: int = 0,
+    *,
+    images: int | None = None,
+    batch_size: int = 1000,
+    metric: str | None = None,
+    out: str | Path | None = None,
+    on_part: Callable[[Part], None] | None = None,
+    on_start: Callable[[Start], None] | None = None,
+    flags: Mapping[str, object] | None = None,
+) -> Results:
+    """Runs a study, or continues the one in a folder: lesions one layer after another, counts what is left.
+
+    Args:
+        net: a network, a bundled name, or a checkpoint's folder.
+        data: a data set, its name, or ``(images, labels)``.
+        perturbations: names with options, joined by commas, ``"node_knockout(include_bias=false)"``, or a
+            sequence of names and functions.
+        layers: names or patterns (``"conv*"``), joined by commas or in a sequence. Each layer is lesioned by itself;
+            ``"fc6+fc7"`` lesions two together, at one level each, and ``"joint:fc6+fc7"`` as if they were one.
+        levels: one grid for all (``"0:1:0.1"``, numbers), or one for each perturbation by name; by default each
+            perturbation's own.
+        draws: lesions per perturbation, layer and level, at least 1.
+        seed: of all draws, 0 to 2**32 - 1.
+        images: only so many, in the data set's study order, at least 1; by default all.
+        batch_size: images that are loaded and kept at a time, at least 1. It changes no result.
+        metric: "top1" or "top5" of tables and figures; by default top5 from 1000 classes on, else top1.
+        out: folder for ``results.sqlite``, ``results.csv``, ``config.json`` and ``figures/``; by default nothing is
+            written. A study that is there already is continued.
+        on_part: called with each part of the outcomes when it was computed and handed to the store.
+        on_start: called once before anything is computed, with what there is to compute.
+        flags: further flags to be recorded in ``config.json``, which repeat the study on the command line.
+
+    Returns:
+        The results; those of earlier runs in the same folder too.
+
+    Raises:
+        JaxPerturbError: one of its subclasses, for what cannot be done as asked.
+    """
+    draws, batch_size = _check_count("draws", draws), _check_count("batch_size", batch_size)
+    images = None if images is None else _check_count("images", images)
+    check_seed(seed)
+    asked = _asked(perturbations)
+    grids = _grids(asked, levels)
+    network, dataset = _network(net), _dataset(data)
+    folder = None if out is None else _output_folder(Path(out))
+    prepared = prepare(dataset, network.preprocessing, images)
+    targets = parse_targets(network.layer_names(prepared.image_shape), layers)
+    study = describe(network, prepared, asked, grids, targets, draws, int(seed), metric)
+    store = open_study(folder and folder / STORE_NAME, study, prepared)
+    # A store in memory stays open for the results that read it.
+    with store if folder else nullcontext():
+        if folder:
+            given = _given(net, data) | {"batch_size": batch_size} | dict(flags or {})
+            _write_config(store.study(), given, folder / CONFIG_NAME)
+        run_study(
+            study, store, network, prepared, asked, grids, batch_size=batch_size, on_start=on_start, on_part=on_part
+        )
+        results = results_of(store)
+    return results if folder is None else _write_outputs(replace(results, source=folder / STORE_NAME), folder)
+
+
+def evaluate(net: NetworkLike, data: DataLike, images: int | None = None, *, batch_size: int = 1000) -> Evaluation:
+    """Returns how the intact network does.
+
+    Args:
+        net: a network, a bundled name, or a checkpoint's folder.
+        data: a data set, its name, or ``(images, labels)``.
+        images: only so many, in the data set's study order, at least 1; by default all.
+        batch_size: images that are loaded at a time, at least 1. It changes no result.
+
+    Raises:
+        JaxPerturbError: one of its subclasses, for what cannot be done as asked.
+    """
+    batch_size = _check_count("batch_size", batch_size)
+    images = None if images is None else _check_count("images", images)
+    network, dataset = _network(net), _dataset(data)
+    prepared = prepare(dataset, network.preprocessing, images)
+    classes = check_classes(network, prepared)
+    planes = evaluate_network(network, prepared, batch_size=batch_size)
+    counts = dict(zip(PLANES, planes.sum(axis=1).tolist(), strict=True))
+    return Evaluation(
+        network=network.name,
+        dataset=f"{dataset.name} {dataset.split}".strip(),
+        images=len(prepared),
+        classes=classes,
+        top1=counts["top1"],
+        top5=counts["top5"],
+        nonfinite=len(prepared) - counts["finite"],
+    )
+
+
+def lesion(
+    net: NetworkLike,
+    perturbation: OnePerturbation,
+    layers: str | Sequence[str],
+    level: LevelLike,
+    draw: int = 0,
+    seed: int = 0,
+) -> Network:
+    """Returns a lesioned network: that of a study's cell, where the seed is the study's.
+
+    Args:
+        net: a network, a bundled name, or a checkpoint's folder.
+        perturbation: its name with options, or a function.
+        layers: a target as `sweep` takes them; several are lesioned together.
+        level: of damage, in the perturbation's range.
+        draw: number of the draw, from 0.
+        seed: 0 to 2**32 - 1.
+
+    Raises:
+        JaxPerturbError: one of its subclasses, for what cannot be done as asked.
+    """
+    asked, network = ask(perturbation), _network(net)
+    (exact,) = asked.check_levels([as_level(level)])
+    found = parse_targets(tuple(layers_of(network.params, network.norms)), layers)
+    target = found[0] if len(found) == 1 else Target(found).name
+    cell = Cell(asked.text, target, exact, draw)
+    return replace(network, params=lesioned_params(network, asked, cell, draw_key(seed, draw), {}))
+
+
+def _network(net: object) -> Network:
+    if isinstance(net, Network):
+        return net
+    if isinstance(net, str | Path):
+        return load_network(net)
+    raise NetworkError(f"expected a jaxperturb.Network, a bundled name or a folder, got {type(net).__name__}")
+
+
+def _dataset(data: object) -> Dataset:
+    if isinstance(data, Dataset):
+        return data
+    if isinstance(data, str):
+        return load_dataset(data)
+    if isinstance(data, tuple | list) and len(data) == 2:
+        return from_arrays(*data)
+    raise DataError(f"expected a data set, its name, or (images, labels), got {type(data).__name__}")
+
+
+def _asked(perturbations: Perturbations) -> tuple[Asked, ...]:
+    if isinstance(perturbations, str | Sequence):
+        return parse_perturbations(perturbations)
+    return (ask(perturbations),)
+
+
+def _grids(asked: Sequence[Asked], levels: object) -> dict[str, tuple[Decimal, ...]]:
+    """Returns the levels of each perturbation by its text, each within its range."""
+    names = [one.perturbation.name for one in asked]
+    given: Mapping[str, tuple[Decimal, ...]]
+    if levels is None:
+        given = {}
+    elif isinstance(levels, str):
+        given = parse_level_flag(levels, names)
+    elif isinstance(levels, Mapping):
+        given = {_known(name, names): _grid(grid) for name, grid in levels.items()}
+    else:
+        given = {"*": _grid(levels)}
+    grids = {}
+    for one in asked:
+        grid = given.get(one.perturbation.name) or given.get("*") or one.perturbation.levels()
+        grids[one.text] = one.check_levels(grid)
+    return grids
+
+
+def _grid(levels: Any) -> tuple[Decimal, ...]:
+    if isinstance(levels, str):
+        return parse_levels(levels)
+    if isinstance(levels, Real | Decimal) or not isinstance(levels, Iterable):
+        return (as_level(levels),)
+    grid = tuple(dict.fromkeys(as_level(level) for level in levels))
+    if not grid:
+        raise LevelError("expected levels such as 0.1,0.5 or 0:1:0.1, got none")
+    return grid
+
+
+def _known(name: str, names: Sequence[str]) -> str:
+    if name != "*" and name not in names:
+        near = did_you_mean(str(name), names)
+        raise LevelError(f"levels are given for {name!r}, which is not in the study ({', '.join(names)}){near}")
+    return name
+
+
+def _check_count(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise StudyError(f"expected {name} of 1 or more, got {value!r}")
+    return int(value)
+
+
+def _output_folder(folder: Path) -> Path:
+    """Makes the folder and tries it, so that nothing is computed in vain."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"results cannot be written to {folder}: {error.strerror or error}; choose another folder"
+        ) from error
+    return folder
+
+
+def _given(net: NetworkLike, data: DataLike) -> dict[str, object]:
+    """Returns the flags that are known only when network and data were given by name."""
+    given: dict[str, object] = {}
+    if not isinstance(net, Network):
+        given["weights"] = str(net)
+    if isinstance(data, str):
+        given["dataset"] = data
+    return given
+
+
+def _write_config(study: Study, given: Mapping[str, object], path: Path) -> None:
+    """Writes what repeats the study, in the grammar of the command line's flags."""
+    levels = {curve.text.partition("(")[0]: ",".join(curve.levels) for curve in study.perturbations}
+    flags = {
+        "dataset": study.dataset,
+        "split": study.split or None,
+        "images": study.images,
+        "perturbations": ",".join(curve.text for curve in study.perturbations),
+        "layers": ",".join(study.targets),
+        "levels": ";".join(f"{name}={grid}" for name, grid in levels.items()),
+        "draws": study.draws,
+        "seed": study.identity.seed,
+        "metric": study.metric,
+    }
+    config = {
+        "flags": {name: value for name, value in (flags | dict(given)).items() if value is not None},
+        "network": study.network,
+        "weights_sha256": study.identity.weights,
+        "images_sha256": study.identity.images[-1],
+    }
+    try:
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _write_outputs(results: Results, folder: Path) -> Results:
+    from jaxperturb.show.plots import save_figures
+
+    write_cells(results, folder / CSV_NAME)
+    save_figures(results, folder / FIGURES_NAME)
+    return results

@@ -1,0 +1,1 @@
+"""Statistics of outcomes: arrays in, arrays out, no JAX."""

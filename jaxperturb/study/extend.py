@@ -1,0 +1,86 @@
+"""Whether one study may continue another, and the study that contains both."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from jaxperturb.data.preprocess import LINK
+from jaxperturb.study.study import Study
+
+
+def differences(stored: Study, asked: Study) -> list[str]:
+    """Returns what keeps a study from continuing a stored one, a phrase for each difference."""
+    old, new = asdict(stored.identity), asdict(asked.identity)
+    found = _image_differences(old.pop("images"), new.pop("images"))
+    old["tiles"], new["tiles"] = _common(old["tiles"], new["tiles"])
+    for field in old:
+        found += _value_differences(field, old[field], new[field])
+    before, after = _common(_codes(stored), _codes(asked))
+    for text, code in before.items():
+        found += _value_differences(f"source file of {text}", code, after[text])
+    return found
+
+
+def merge(stored: Study, asked: Study) -> Study:
+    """Returns the study that contains both; names and metric are those of the one asked."""
+    curves = {curve.text: curve for curve in stored.perturbations}
+    for curve in asked.perturbations:
+        before = curves.get(curve.text, curve)
+        curves[curve.text] = replace(curve, levels=_union(before.levels, curve.levels))
+    targets = _union(asked.targets, stored.targets)
+    longer = max(stored, asked, key=lambda study: study.images)
+    tiles = {**stored.identity.tiles, **asked.identity.tiles}
+    return replace(
+        asked,
+        targets=tuple(sorted(targets, key=lambda name: _place(name, asked.layers))),
+        perturbations=tuple(curves.values()),
+        draws=max(stored.draws, asked.draws),
+        images=longer.images,
+        identity=replace(asked.identity, images=longer.identity.images, tiles=tiles),
+    )
+
+
+def _place(target: str, layers: Sequence[str]) -> int:
+    return layers.index(target) if target in layers else len(layers)
+
+
+def _union(first: Iterable[str], second: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*first, *second]))
+
+
+def _common(first: Mapping, second: Mapping) -> tuple[dict, dict]:
+    keys = [key for key in first if key in second]
+    return {key: first[key] for key in keys}, {key: second[key] for key in keys}
+
+
+def _codes(study: Study) -> dict[str, str | None]:
+    return {curve.text: curve.code for curve in study.perturbations}
+
+
+def _image_differences(old: Sequence[str], new: Sequence[str]) -> list[str]:
+    """Compares two chains, of which the shorter must be the beginning of the longer."""
+    for link, (before, after) in enumerate(zip(old, new, strict=False)):
+        if before != after:
+            return [f"images: they or their labels differ from number {link * LINK} of the study's order on"]
+    return []
+
+
+def _value_differences(name: str, old: Any, new: Any) -> list[str]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = _union(old, new)
+        return [phrase for key in keys for phrase in _value_differences(f"{name}.{key}", old.get(key), new.get(key))]
+    old, new = _plain(old), _plain(new)
+    return [] if old == new else [f"{name}: {_short(old)} in the store, {_short(new)} asked"]
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value as JSON gives it back, since one side was read from a store: tuples become lists."""
+    return json.loads(json.dumps(value))
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    if len(text) == 64 and set(text) <= set("0123456789abcdef"):
+        return text[:12]
+    return text if len(text) <= 60 else f"{text[:57]}..."

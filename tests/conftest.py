@@ -1,0 +1,56 @@
+"""What all tests share: no hidden state between them, and honest reasons for a test that cannot run."""
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = Path(os.environ.get("JAXPERTURB_SHARED", ROOT.parent / "shared"))
+
+# The same examples at each run, however slow the machine: a red test stays red.
+settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
+
+# Set before JAX starts: the tests compare with other programs on the CPU.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Runs each test in a folder of its own, with a cache and an environment that it may change."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XLA_FLAGS", os.environ.get("XLA_FLAGS", ""))
+    yield
+    if "jax" in __import__("sys").modules:
+        _forget_compilation_cache()
+
+
+def _forget_compilation_cache() -> None:
+    """Undoes what a command did to JAX's settings, lest the next test writes into a folder that is gone."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    if jax.config.jax_compilation_cache_dir is not None:
+        jax.config.update("jax_compilation_cache_dir", None)
+        compilation_cache.reset_cache()
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of shared data; skips where it is not."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"no shared data in {SHARED} (set JAXPERTURB_SHARED)")
+    return SHARED
+
+
+@pytest.fixture
+def torch():
+    """PyTorch; skips where it is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("torch is not installed (pip install -e '.[torch]', Python 3.11)")
+    return importlib.import_module("torch")
