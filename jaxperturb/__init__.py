@@ -12,15 +12,30 @@ if TYPE_CHECKING:
     from jaxperturb import data as data
     from jaxperturb import random as random
     from jaxperturb.api import evaluate as evaluate
+    from jaxperturb.api import fault_list as fault_list
     from jaxperturb.api import lesion as lesion
     from jaxperturb.api import load_results as load_results
+    from jaxperturb.api import mean_activations as mean_activations
+    from jaxperturb.api import saliency as saliency
     from jaxperturb.api import sweep as sweep
     from jaxperturb.checkpoints import load_network as load_network
+    from jaxperturb.checkpoints import load_weights as load_weights
     from jaxperturb.data import load_dataset as load_dataset
     from jaxperturb.networks.network import Network as Network
+    from jaxperturb.perturb import bit_flip as bit_flip
+    from jaxperturb.perturb import compose as compose
     from jaxperturb.perturb import gaussian_noise as gaussian_noise
+    from jaxperturb.perturb import magnitude_knockout as magnitude_knockout
+    from jaxperturb.perturb import mean_ablation as mean_ablation
     from jaxperturb.perturb import node_knockout as node_knockout
+    from jaxperturb.perturb import quantize as quantize
+    from jaxperturb.perturb import replay as replay
+    from jaxperturb.perturb import rerandomize as rerandomize
     from jaxperturb.perturb import resample as resample
+    from jaxperturb.perturb import saliency_knockout as saliency_knockout
+    from jaxperturb.perturb import shuffle as shuffle
+    from jaxperturb.perturb import sign_flip as sign_flip
+    from jaxperturb.perturb import stuck_at as stuck_at
     from jaxperturb.perturb import synapse_knockout as synapse_knockout
     from jaxperturb.show import plots as plots
     from jaxperturb.show.results import Results as Results
@@ -31,17 +46,32 @@ if TYPE_CHECKING:
 _PLACES: dict[str, tuple[str, str | None]] = {
     "Network": ("jaxperturb.networks.network", "Network"),
     "Results": ("jaxperturb.show.results", "Results"),
+    "bit_flip": ("jaxperturb.perturb", "bit_flip"),
+    "compose": ("jaxperturb.perturb", "compose"),
     "data": ("jaxperturb.data", None),
     "evaluate": ("jaxperturb.api", "evaluate"),
+    "fault_list": ("jaxperturb.api", "fault_list"),
     "gaussian_noise": ("jaxperturb.perturb", "gaussian_noise"),
     "lesion": ("jaxperturb.api", "lesion"),
     "load_dataset": ("jaxperturb.data", "load_dataset"),
     "load_network": ("jaxperturb.checkpoints", "load_network"),
     "load_results": ("jaxperturb.api", "load_results"),
+    "load_weights": ("jaxperturb.checkpoints", "load_weights"),
+    "magnitude_knockout": ("jaxperturb.perturb", "magnitude_knockout"),
+    "mean_ablation": ("jaxperturb.perturb", "mean_ablation"),
+    "mean_activations": ("jaxperturb.api", "mean_activations"),
     "node_knockout": ("jaxperturb.perturb", "node_knockout"),
     "plots": ("jaxperturb.show.plots", None),
+    "quantize": ("jaxperturb.perturb", "quantize"),
     "random": ("jaxperturb.random", None),
+    "replay": ("jaxperturb.perturb", "replay"),
+    "rerandomize": ("jaxperturb.perturb", "rerandomize"),
     "resample": ("jaxperturb.perturb", "resample"),
+    "saliency": ("jaxperturb.api", "saliency"),
+    "saliency_knockout": ("jaxperturb.perturb", "saliency_knockout"),
+    "shuffle": ("jaxperturb.perturb", "shuffle"),
+    "sign_flip": ("jaxperturb.perturb", "sign_flip"),
+    "stuck_at": ("jaxperturb.perturb", "stuck_at"),
     "sweep": ("jaxperturb.api", "sweep"),
     "synapse_knockout": ("jaxperturb.perturb", "synapse_knockout"),
 }
@@ -51,17 +81,32 @@ __all__ = [
     "Network",
     "Results",
     "__version__",
+    "bit_flip",
+    "compose",
     "data",
     "evaluate",
+    "fault_list",
     "gaussian_noise",
     "lesion",
     "load_dataset",
     "load_network",
     "load_results",
+    "load_weights",
+    "magnitude_knockout",
+    "mean_ablation",
+    "mean_activations",
     "node_knockout",
     "plots",
+    "quantize",
     "random",
+    "replay",
+    "rerandomize",
     "resample",
+    "saliency",
+    "saliency_knockout",
+    "shuffle",
+    "sign_flip",
+    "stuck_at",
     "sweep",
     "synapse_knockout",
 ]

@@ -14,14 +14,17 @@ import numpy as np
 
 from jaxperturb.checkpoints import load_network
 from jaxperturb.data import Dataset, from_arrays, load_dataset
-from jaxperturb.data.preprocess import prepare
+from jaxperturb.data.preprocess import PreparedImages, prepare
+from jaxperturb.engine.cell_faults import cell_faults
 from jaxperturb.engine.lesions import lesioned_params
+from jaxperturb.engine.measure import measure_means, measure_saliency
 from jaxperturb.engine.plan import Cell
 from jaxperturb.engine.run import PLANES, Part, evaluate_network
 from jaxperturb.errors import DataError, LevelError, NetworkError, OutputError, StudyError, did_you_mean
 from jaxperturb.levels import LevelLike, as_level, parse_level_flag, parse_levels
 from jaxperturb.networks.network import Network
 from jaxperturb.perturb.catalogue import Asked, Perturbation, ask, parse_perturbations
+from jaxperturb.perturb.fault_list import Fault
 from jaxperturb.perturb.targets import Target, parse_targets
 from jaxperturb.random import draw_key
 from jaxperturb.random.keys import check_seed
@@ -31,7 +34,8 @@ from jaxperturb.show.tables import write_cells
 from jaxperturb.stats.curves import chance_level
 from jaxperturb.study.runner import Start, open_study, run_study
 from jaxperturb.study.study import METRICS, Study, check_classes, check_metric, describe
-from jaxperturb.trees import layers_of
+from jaxperturb.trees import layers_of, select_layers
+from jaxperturb.types import Params
 
 NetworkLike = Network | str | Path
 DataLike = Dataset | str | tuple[Any, Any]
@@ -126,10 +130,10 @@ def sweep(
     asked = _asked(perturbations)
     grids = _grids(asked, levels)
     network, dataset = _network(net), _dataset(data)
-    folder = None if out is None else _output_folder(Path(out))
     prepared = prepare(dataset, network.preprocessing, images)
     targets = parse_targets(network.layer_names(prepared.image_shape), layers)
     study = describe(network, prepared, asked, grids, targets, draws, int(seed), metric)
+    folder = None if out is None else _output_folder(Path(out))
     store = open_study(folder and folder / STORE_NAME, study, prepared)
     # A store in memory stays open for the results that read it.
     with store if folder else nullcontext():
@@ -195,11 +199,98 @@ def lesion(
         JaxPerturbError: one of its subclasses, for what cannot be done as asked.
     """
     asked, network = ask(perturbation), _network(net)
+    cell = _cell(network, asked, layers, level, draw)
+    return replace(network, params=lesioned_params(network, asked, cell, draw_key(seed, draw), {}))
+
+
+def fault_list(
+    net: NetworkLike,
+    perturbation: OnePerturbation,
+    layers: str | Sequence[str],
+    level: LevelLike,
+    draw: int = 0,
+    seed: int = 0,
+) -> tuple[Fault, ...]:
+    """Returns what the lesion of a study's cell did, weight by weight; `replay` injects it again.
+
+    Of `bit_flip` and `stuck_at` each fault, also one that changes nothing; of others each weight whose value changed.
+    ``pandas.DataFrame(jp.fault_list(...))`` is a table of it.
+
+    Args:
+        net: a network, a bundled name, or a checkpoint's folder.
+        perturbation: its name with options, or a function.
+        layers: a target as `sweep` takes them; several are lesioned together.
+        level: of damage, in the perturbation's range.
+        draw: number of the draw, from 0.
+        seed: 0 to 2**32 - 1.
+
+    Raises:
+        JaxPerturbError: one of its subclasses, for what cannot be done as asked.
+    """
+    asked, network = ask(perturbation), _network(net)
+    cell = _cell(network, asked, layers, level, draw)
+    return cell_faults(network, asked, cell, draw_key(seed, draw))
+
+
+def saliency(net: NetworkLike, data: DataLike, images: int | None = None, *, batch_size: int = 256) -> Params:
+    """Returns |weight * gradient| of the cross-entropy summed over images: how much the loss hangs on each weight.
+
+    Args:
+        net: a network, a bundled name, or a checkpoint's folder.
+        data: a data set, its name, or ``(images, labels)``.
+        images: only so many, in the data set's study order, at least 1; by default all. A study takes the first 256.
+        batch_size: images at a time, at least 1.
+
+    Returns:
+        A tree like the network's params, for ``saliency_knockout(scores=...)``: an array for each weight, bias, and
+        scale and shift of a layer's norm; None for other leaves.
+
+    Raises:
+        JaxPerturbError: one of its subclasses, for what cannot be done as asked.
+    """
+    network, prepared = _measured(net, data, images)
+    check_classes(network, prepared)
+    return measure_saliency(network, prepared, batch_size=_check_count("batch_size", batch_size))
+
+
+def mean_activations(
+    net: NetworkLike,
+    data: DataLike,
+    images: int | None = None,
+    *,
+    layers: str | Sequence[str] = "*",
+    batch_size: int = 256,
+) -> dict[str, np.ndarray]:
+    """Returns the mean activation of each unit over images and positions, after its norm and ReLU.
+
+    Args:
+        net: a network, a bundled name, or a checkpoint's folder.
+        data: a data set, its name, or ``(images, labels)``.
+        images: only so many, in the data set's study order, at least 1; by default all. A study takes the first 256.
+        layers: names or patterns; each must have a bias or a norm with a shift.
+        batch_size: images at a time, at least 1.
+
+    Returns:
+        By layer, one float32 number for each unit, for ``mean_ablation(means=...)``.
+
+    Raises:
+        JaxPerturbError: one of its subclasses, for what cannot be done as asked.
+    """
+    network, prepared = _measured(net, data, images)
+    names = select_layers(network.layer_names(prepared.image_shape), layers)
+    return measure_means(network, prepared, names, batch_size=_check_count("batch_size", batch_size))
+
+
+def _measured(net: NetworkLike, data: DataLike, images: int | None) -> tuple[Network, PreparedImages]:
+    images = None if images is None else _check_count("images", images)
+    network = _network(net)
+    return network, prepare(_dataset(data), network.preprocessing, images)
+
+
+def _cell(network: Network, asked: Asked, layers: str | Sequence[str], level: LevelLike, draw: int) -> Cell:
     (exact,) = asked.check_levels([as_level(level)])
     found = parse_targets(tuple(layers_of(network.params, network.norms)), layers)
-    target = found[0] if len(found) == 1 else Target(found).name
-    cell = Cell(asked.text, target, exact, draw)
-    return replace(network, params=lesioned_params(network, asked, cell, draw_key(seed, draw), {}))
+    return Cell(asked.text, found[0] if len(found) == 1 else Target(found).name, exact, draw)
 
 
 def _network(net: object) -> Network:

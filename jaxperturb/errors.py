@@ -42,6 +42,12 @@ class CheckpointError(JaxPerturbError):
     """Weights that are not there, damaged, or of another format."""
 
 
+class DownloadError(CheckpointError):
+    """A download that did not come through: no connection, or one that broke."""
+
+    exit_status = 1
+
+
 class DataError(JaxPerturbError):
     """An unknown data set, or images and labels that cannot be used."""
 

@@ -19,6 +19,7 @@ MAX_LEVELS = 10_000
 # Wide enough for 12 places times a count below 2**32, and for any grid's arithmetic.
 _EXACT = Context(prec=60)
 _SMALLEST = Decimal(1).scaleb(-PLACES)
+_HALF = Decimal("0.5")
 
 LevelLike = int | float | str | Decimal | Real
 
@@ -127,6 +128,32 @@ def traced_count_of(fraction: Float[AnyArray, ""], n: int | UInt32[AnyArray, ""]
     r_high, r_low = remainder // 1000, remainder % 1000
     cross = (high * r_low + low * r_high) * 1000 + low * r_low
     return m * quotient + high * r_high + cross // million
+
+
+def binomial_count(rate: Decimal, n: int, place: float) -> int:
+    """Returns the Binomial(n, rate) quantile of a uniform number: how many of n entries a rate selects in one draw.
+
+    The mean over draws is n * rate, however small the rate, and for one place the count never falls as the rate grows.
+
+    Args:
+        rate: probability of each entry, in [0, 1].
+        n: number of entries, below 2**32.
+        place: uniform number in (0, 1); a higher one gives no more entries.
+    """
+    from scipy.special import betainc
+
+    if rate in (0, 1):
+        return n * int(rate)
+    low, high = 0, n
+    while low < high:
+        k = (low + high) // 2
+        # P(X > k) <= place. Where the rate is near 1, its distance from 1 is what is exact.
+        if rate <= _HALF:
+            enough = betainc(k + 1, n - k, float(rate)) <= place
+        else:
+            enough = betainc(n - k, k + 1, float(1 - rate)) >= 1 - place
+        low, high = (low, k) if enough else (k + 1, high)
+    return low
 
 
 def check_range(level: Decimal, low: Decimal, high: Decimal | None, what: str) -> Decimal:

@@ -220,7 +220,7 @@ def _norm(
     return tuple(found)
 
 
-def _named_leaves(params: Params) -> list[tuple[tuple[str, ...], AnyArray]]:
+def _named_leaves(params: Params) -> list[tuple[tuple[str, ...], Any]]:
     named = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         parts = tuple(_text(entry) for entry in path)

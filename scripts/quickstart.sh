@@ -17,4 +17,5 @@ echo "     five times each. Under three minutes on two cores; Ctrl-C keeps what 
 "$venv/bin/jaxperturb" sweep "$@"
 
 echo
-echo "Look at the figures named above, or ask for more:  $venv/bin/jaxperturb sweep --help"
+echo "Results are in runs/alexnet-digits, unless a flag says otherwise: figures/, results.csv, results.sqlite."
+echo "What else it can do:  $venv/bin/jaxperturb sweep --help"

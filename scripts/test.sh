@@ -63,5 +63,7 @@ if [ -z "$tests_only" ]; then
   echo "mypy ..."
   "$venv/bin/mypy"
 fi
-echo "pytest ..."
-"$venv/bin/pytest" "$@"
+# Half of a test's time is compiling, which one core does; more than four of JAX at once would fill a laptop's memory.
+cores=$("$venv/bin/python" -c "import os; print(min(os.cpu_count() or 1, 4))")
+echo "pytest, on $cores cores ..."
+"$venv/bin/pytest" --numprocesses "$cores" "$@"

@@ -68,11 +68,11 @@ def test_a_name_wins_over_a_folder(tmp_path, monkeypatch):
     [
         (
             "alexnet-digit",
-            r"no checkpoint is called 'alexnet-digit'; did you mean 'alexnet-digits'\?; give a folder or",
+            r"no checkpoint is called 'alexnet-digit'; did you mean 'alexnet-digits'\?; give a folder, a file or",
         ),
-        ("zzz", r"no checkpoint is called 'zzz'; give a folder or a known name \(.*alexnet-digits.*\)"),
+        ("zzz", r"no checkpoint is called 'zzz'; give a folder, a file or a known name \(.*alexnet-digits.*\)"),
         ("", "no checkpoint is called ''"),
-        ("weights/none", "there is no checkpoint folder weights/none"),
+        ("weights/none", "there is no checkpoint folder or file weights/none"),
     ],
 )
 def test_unknown_names_are_refused(name, message):

@@ -10,97 +10,11 @@ import numpy as np
 import pytest
 from jax import lax
 from safetensors.numpy import load_file, save_file
+from torchvision_copies import NAMES, PARAMETERS, SMALL, features, shapes, small, torch_network, weights, wide
 
 from jaxperturb.checkpoints.convert import convert, recognise, to_state_dict
 from jaxperturb.checkpoints.torch_file import open_weights
 from jaxperturb.errors import CheckpointError
-
-# torchvision's own tables: output channels, "M" a pooling.
-VGG = {
-    "vgg11": [64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"],
-    "vgg13": [64, 64, "M", 128, 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"],
-    "vgg16": [64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M"],
-    "vgg19": [64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M"],
-}
-NAMES = ["alexnet", *VGG, *(f"{name}_bn" for name in VGG)]
-PARAMETERS = {  # torchvision's documentation
-    "alexnet": 61100840,
-    "vgg11": 132863336,
-    "vgg13": 133047848,
-    "vgg16": 138357544,
-    "vgg19": 143667240,
-    "vgg11_bn": 132868840,
-    "vgg13_bn": 133053736,
-    "vgg16_bn": 138365992,
-    "vgg19_bn": 143678248,
-}
-
-
-def wide(units, width):
-    return max(1, math.floor(units * width + 0.5))
-
-
-def features(name, width=1.0, channels=3):
-    """The feature layers in torchvision's order: ("conv", in, out, side, stride, padding), ("norm", n), ("relu",), ("pool", side)."""
-    if name == "alexnet":
-        sizes = [(64, 11, 4, 2), (192, 5, 1, 2), (384, 3, 1, 1), (256, 3, 1, 1), (256, 3, 1, 1)]
-        layers = []
-        for i, (units, side, stride, padding) in enumerate(sizes):
-            layers += [("conv", channels, wide(units, width), side, stride, padding), ("relu",)]
-            layers += [("pool", 3)] if i in (0, 1, 4) else []
-            channels = wide(units, width)
-        return layers
-    layers = []
-    for item in VGG[name.removesuffix("_bn")]:
-        if item == "M":
-            layers.append(("pool", 2))
-            continue
-        layers.append(("conv", channels, wide(item, width), 3, 1, 1))
-        channels = wide(item, width)
-        layers += [("norm", channels), ("relu",)] if name.endswith("_bn") else [("relu",)]
-    return layers
-
-
-def shapes(name, classes=1000, width=1.0, dense_width=None, pooled=None, channels=3):
-    """Shapes by torchvision's names, written out apart from the package's own tables."""
-    made, last = {}, channels
-    for i, layer in enumerate(features(name, width, channels)):
-        if layer[0] == "conv":
-            made[f"features.{i}.weight"] = (layer[2], layer[1], layer[3], layer[3])
-            made[f"features.{i}.bias"] = (layer[2],)
-            last = layer[2]
-        elif layer[0] == "norm":
-            made |= {f"features.{i}.{leaf}": (layer[1],) for leaf in ("weight", "bias", "running_mean", "running_var")}
-            made[f"features.{i}.num_batches_tracked"] = ()
-    hidden = wide(4096, width if dense_width is None else dense_width)
-    pooled = pooled or (6 if name == "alexnet" else 7)
-    places = (1, 4, 6) if name == "alexnet" else (0, 3, 6)
-    ins, outs = (last * pooled**2, hidden, hidden), (hidden, hidden, classes)
-    for i, n, m in zip(places, ins, outs, strict=True):
-        made |= {f"classifier.{i}.weight": (m, n), f"classifier.{i}.bias": (m,)}
-    return made
-
-
-def weights(name, seed=0, **sizes):
-    """He-scaled random weights; biases and statistics too, so that every tensor matters."""
-    rng, made = np.random.default_rng(seed), {}
-    for key, shape in shapes(name, **sizes).items():
-        if key.endswith("num_batches_tracked"):
-            made[key] = np.array(3)
-        elif key.endswith("running_var") or (key.endswith("weight") and len(shape) == 1):
-            made[key] = rng.uniform(0.5, 1.5, shape).astype(np.float32)
-        else:
-            fan = math.prod(shape[1:]) if len(shape) > 1 else 0
-            made[key] = (rng.standard_normal(shape) * (math.sqrt(2 / fan) if fan else 0.3)).astype(np.float32)
-    return made
-
-
-SMALL = {"classes": 7, "width": 0.125, "dense_width": 0.0625}
-
-
-def small(name):
-    """A narrow network whose first dense layer sees a map of 2 × 2, so that its order of inputs counts."""
-    return weights(name, **SMALL, pooled=2)
 
 
 @pytest.fixture
@@ -143,27 +57,6 @@ def logits_of_tree(name, variables, images):
         x = jnp.dot(x, params[key]["kernel"], precision="highest") + params[key]["bias"]
         x = x if key == "fc8" else jnp.maximum(x, 0)
     return np.asarray(x)
-
-
-def torch_network(torch, name, **sizes):
-    """Torchvision's module, built layer by layer (torchvision itself has no build for the CPU alone)."""
-    nn = torch.nn
-    make = {
-        "conv": lambda i, o, side, stride, padding: nn.Conv2d(i, o, side, stride, padding),
-        "norm": nn.BatchNorm2d,
-        "relu": nn.ReLU,
-        "pool": lambda side: nn.MaxPool2d(side, 2),
-    }
-    all_shapes = shapes(name, **sizes)
-    layers = nn.Sequential(*(make[kind](*rest) for kind, *rest in features(name, sizes.get("width", 1.0))))
-    places = (1, 4, 6) if name == "alexnet" else (0, 3, 6)
-    dense = {i: nn.Linear(*reversed(all_shapes[f"classifier.{i}.weight"])) for i in places}
-    relus = (2, 5) if name == "alexnet" else (1, 4)
-    classifier = nn.Sequential(*(dense.get(i) or (nn.ReLU() if i in relus else nn.Dropout()) for i in range(7)))
-    network = nn.Module()
-    network.features, network.classifier = layers, classifier
-    network.forward = lambda x: classifier(torch.flatten(layers(x), 1))
-    return network.eval()
 
 
 def images_for(name, count=8):

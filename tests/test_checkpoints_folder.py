@@ -175,7 +175,7 @@ def test_a_manifest_that_does_not_fit_the_architecture(folder, written):
         ({"image_shape": [32, 32, 1], "preprocessing": None}, "at least 63 by 63"),
         ({"image_shape": [65, 65, 1]}, r"makes images \(64, 64, 1\), its network takes \(65, 65, 1\)"),
         ({"classes": ["a", "b"]}, "names 2 classes, its network has 3"),
-        ({"storage": "pickle"}, "its arrays are kept as 'pickle'; expected 'safetensors'"),
+        ({"storage": "pickle"}, "its arrays are kept as 'pickle'; expected 'safetensors' or 'orbax'"),
     ],
 )
 def test_a_manifest_that_cannot_be_built_is_refused(folder, change, message):
@@ -187,7 +187,7 @@ def test_what_is_not_there(tmp_path):
     refused(tmp_path / "none", "there is no checkpoint folder .*none")
     refused(tmp_path, r"is no checkpoint: it has no manifest.json")
     (tmp_path / "file").write_text("x")
-    refused(tmp_path / "file", "is a file; expected a checkpoint folder")
+    refused(tmp_path / "file", "neither a PyTorch nor a safetensors file")
 
 
 def test_saving_refuses_an_existing_folder_unless_told(variables, folder):

@@ -9,7 +9,8 @@ import pytest
 
 from jaxperturb.errors import NetworkError
 from jaxperturb.networks import catalogue
-from jaxperturb.networks.alexnet import AlexNet, adaptive_average_pool
+from jaxperturb.networks.alexnet import AlexNet
+from jaxperturb.networks.pooling import adaptive_average_pool
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 PUBLISHED_PARAMETERS = (23296, 307392, 663936, 884992, 590080, 37752832, 16781312, 4097000)
@@ -176,5 +177,5 @@ def test_architectures_are_named_as_in_the_table():
         assert "\n" not in architecture.summary
         assert dataclasses.is_dataclass(architecture)
         with pytest.raises(NetworkError):
-            shapes_of(architecture.module(), architecture.min_image_size - 1)
-        assert shapes_of(architecture.module(), architecture.min_image_size)
+            shapes_of(catalogue.build(name), architecture.min_image_size - 1)
+        assert shapes_of(catalogue.build(name), architecture.min_image_size)

@@ -67,7 +67,7 @@ def convert(
     allow_nonfinite: bool = False,
     dtype: np.dtype | None = np.dtype(np.float32),  # noqa: B008 - a dtype is a constant
 ) -> Converted:
-    """Converts the weights of an AlexNet or VGG with torchvision's names.
+    """Converts the weights of an AlexNet, VGG or SqueezeNet with torchvision's names.
 
     Convolutions go from OIHW to HWIO, dense layers from OI to IO, and the inputs of the first dense layer from CHW to
     HWC order. A state dict inside "state_dict", "model_state_dict", "model" or "net" is found, and "module." in its
@@ -234,8 +234,11 @@ def _build(
         leaf, finite = to_flax(row, file.blocks(stored.name, TILE_UNITS), dtype or stored.dtype)
         if not finite:
             nonfinite.append(row.source)
-        group, layer, name = row.path
-        variables.setdefault(group, {}).setdefault(layer, {})[name] = leaf
+        *groups, name = row.path
+        inner = variables
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[name] = leaf
     return variables, nonfinite
 
 

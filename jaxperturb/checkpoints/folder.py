@@ -30,7 +30,8 @@ def save_checkpoint(folder: str | Path, variables: Params, manifest: Manifest, *
     Args:
         folder: where; folders above it are made.
         variables: the tree ``{"params": {"conv1": {"kernel": …}, …}}`` of float arrays.
-        manifest: everything else; its `arrays` are replaced by the records of what is written.
+        manifest: everything else; its `storage` says how the arrays are kept, and its `arrays` are replaced by the
+            records of what is written.
         overwrite: replaces an existing checkpoint instead of refusing.
 
     Returns:
@@ -47,7 +48,7 @@ def save_checkpoint(folder: str | Path, variables: Params, manifest: Manifest, *
     if folder.exists() and not (overwrite and (folder / manifests.FILE).is_file()):
         raise OutputError(f"{folder} exists already; choose another folder or remove it")
     with _new_folder(folder) as temporary:
-        records = array_files.write_arrays(temporary, flat)
+        records = array_files.write_arrays(temporary, flat, manifest.storage)
         text = manifests.to_text(dataclasses.replace(manifest, arrays=records))
         (temporary / manifests.FILE).write_text(text, encoding="utf-8")
     return folder
@@ -64,21 +65,32 @@ def load_folder(folder: Path) -> Network:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; expected a checkpoint folder with a {manifests.FILE}")
     manifest = manifests.read_manifest(folder)
-    if manifest.storage != "safetensors":
-        raise CheckpointError(f"{folder}: its arrays are kept as {manifest.storage!r}; expected 'safetensors'")
     shapes = _expected_shapes(manifest)
     _check_shapes({name: record.shape for name, record in manifest.arrays.items()}, shapes, str(folder))
-    loaded = array_files.read_arrays(folder, manifest.arrays)
-    variables = traverse_util.unflatten_dict({name: jnp.asarray(array) for name, array in loaded.items()}, sep="/")
+    loaded = array_files.read_arrays(folder, manifest.arrays, manifest.storage)
+    return network_of(manifest, traverse_util.unflatten_dict(loaded, sep="/"))
+
+
+def network_of(manifest: Manifest, variables: Params) -> Network:
+    """Returns the network that a manifest describes, with a tree of arrays that fits it."""
     return Network.from_linen(
         catalogue.build(manifest.architecture, manifest.options),
-        variables,
+        jax.tree.map(jnp.asarray, variables),
         name=manifest.name,
         classes=manifest.classes,
         preprocessing=manifest.preprocessing,
         image_shape=manifest.image_shape,
         source=_source(manifest),
     )
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Refuses a manifest whose network cannot be built, or does not agree with its classes and preprocessing.
+
+    Raises:
+        CheckpointError: it is one of these.
+    """
+    _expected_shapes(manifest)
 
 
 def _source(manifest: Manifest) -> dict[str, Any]:
@@ -152,7 +164,7 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 
 def _sync(folder: Path) -> None:
     # Without this a power cut after the rename could leave a complete-looking folder with empty files.
-    for path in (*folder.iterdir(), folder):
+    for path in (*folder.rglob("*"), folder):
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)

@@ -95,9 +95,9 @@ class Manifest:
         texts = {k: _typed(fields, k, str) for k in ("name", "summary", "architecture", "licence", "storage")}
         tables = {k: _typed(fields, k, dict) for k in ("options", "training", "accuracy", "source", "versions")}
         return cls(
-            image_shape=_image_shape(_typed(fields, "image_shape", list)),
+            image_shape=read_image_shape(_typed(fields, "image_shape", list)),
             arrays={k: _record(k, v) for k, v in _typed(fields, "arrays", dict).items()},
-            classes=None if classes is None else _class_names(_typed(fields, "classes", list)),
+            classes=None if classes is None else class_names(_typed(fields, "classes", list)),
             preprocessing=None if preprocessing is None else Preprocessing.from_json(preprocessing),
             **texts,
             **tables,
@@ -155,13 +155,23 @@ def _record(name: str, values: object) -> ArrayRecord:
     return ArrayRecord(tuple(shape), dtype, sha256)
 
 
-def _image_shape(shape: list[Any]) -> tuple[int, int, int]:
+def read_image_shape(shape: list[Any]) -> tuple[int, int, int]:
+    """Checks [height, width, channels].
+
+    Raises:
+        CheckpointError: it is something else.
+    """
     if len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape):
         raise CheckpointError(f"image_shape must be [height, width, channels], got {shape!r}")
     return shape[0], shape[1], shape[2]
 
 
-def _class_names(names: list[Any]) -> tuple[str, ...]:
+def class_names(names: list[Any]) -> tuple[str, ...]:
+    """Checks the names of classes.
+
+    Raises:
+        CheckpointError: one is no text.
+    """
     if not all(isinstance(name, str) for name in names):
         raise CheckpointError(f"classes must be texts, got {names!r}")
     return tuple(names)

@@ -1,4 +1,4 @@
-"""torchvision's names, shapes and layouts of AlexNet and VGG, as rows: which tensor becomes which leaf of the tree."""
+"""torchvision's names, shapes and layouts of its networks, as rows: which tensor becomes which leaf of the tree."""
 
 import math
 from collections.abc import Mapping
@@ -7,24 +7,20 @@ from fractions import Fraction
 from typing import Literal
 
 from jaxperturb.errors import CheckpointError, did_you_mean
+from jaxperturb.networks.classifier import DENSE_UNITS
+from jaxperturb.networks.squeezenet import FIRST_FIRE, VERSIONS, Version
+from jaxperturb.networks.vgg import BLOCKS
+from jaxperturb.networks.widths import scaled
 
 # How PyTorch lays a tensor out: a convolution, a dense layer behind a flattened map, a dense layer, one axis of units.
 Layout = Literal["OIHW", "O(CHW)", "OI", "O"]
 
-DENSE_UNITS = 4096
 NORM_ROWS = (
     ("weight", "params", "scale"),
     ("bias", "params", "bias"),
     ("running_mean", "batch_stats", "mean"),
     ("running_var", "batch_stats", "var"),
 )
-# Which convolutions follow each other between two poolings, by their number of channels.
-VGG_BLOCKS = {
-    "vgg11": ((64,), (128,), (256,) * 2, (512,) * 2, (512,) * 2),
-    "vgg13": ((64,) * 2, (128,) * 2, (256,) * 2, (512,) * 2, (512,) * 2),
-    "vgg16": ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3),
-    "vgg19": ((64,) * 2, (128,) * 2, (256,) * 4, (512,) * 4, (512,) * 4),
-}
 
 
 @dataclass(frozen=True)
@@ -48,22 +44,38 @@ class Row:
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution: its number among torchvision's features, our name, its channels at width 1, its kernel's side."""
+    """A convolution before sizes are chosen.
 
-    index: int
+    Attributes:
+        source: its name in PyTorch, "features.0".
+        name: ours, with "/" between a module and its parts.
+        channels: at width 1; 0 for one channel per class.
+        side: of its kernel.
+        sees: names of those whose channels it sees beside each other; none for the images.
+        norm: name in PyTorch of the batch norm behind it, or "".
+    """
+
+    source: str
     name: str
     channels: int
     side: int
+    sees: tuple[str, ...]
+    norm: str = ""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """An architecture before sizes are chosen."""
+    """An architecture before sizes are chosen.
+
+    Attributes:
+        convolutions: in torchvision's order.
+        dense: PyTorch's and our names of the dense layers, or none.
+        pooled_size: torchvision's side of the map that the first dense layer sees.
+    """
 
     convolutions: tuple[Convolution, ...]
-    dense: tuple[tuple[int, str], ...]
-    norms: bool
-    pooled_size: int
+    dense: tuple[tuple[str, str], ...] = ()
+    pooled_size: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,31 +97,62 @@ class Sizes:
     pooled_size: int
 
 
+def _alexnet() -> Plan:
+    table = (
+        (0, "conv1", 64, 11),
+        (3, "conv2", 192, 5),
+        (6, "conv3", 384, 3),
+        (8, "conv4", 256, 3),
+        (10, "conv5", 256, 3),
+    )
+    convolutions: list[Convolution] = []
+    for index, name, channels, side in table:
+        convolutions.append(Convolution(f"features.{index}", name, channels, side, _last(convolutions)))
+    return Plan(tuple(convolutions), _dense(1, 4, 6), pooled_size=6)
+
+
 def _vgg(blocks: tuple[tuple[int, ...], ...], norms: bool) -> Plan:
-    convolutions, index = [], 0
+    convolutions: list[Convolution] = []
+    index = 0
     for block, channels in enumerate(blocks, 1):
         for place, count in enumerate(channels, 1):
-            convolutions.append(Convolution(index, f"conv{block}_{place}", count, 3))
+            norm = f"features.{index + 1}" if norms else ""
+            seen = _last(convolutions)
+            convolutions.append(Convolution(f"features.{index}", f"conv{block}_{place}", count, 3, seen, norm))
             index += 3 if norms else 2  # the convolution, its batch norm, its ReLU
         index += 1  # the pooling
-    return Plan(tuple(convolutions), ((0, "fc6"), (3, "fc7"), (6, "fc8")), norms, 7)
+    return Plan(tuple(convolutions), _dense(0, 3, 6), pooled_size=7)
+
+
+def _squeezenet(version: Version) -> Plan:
+    convolutions = [Convolution("features.0", "conv1", version.channels, version.side, ())]
+    index = 2  # behind the first convolution and its ReLU
+    seen: tuple[str, ...] = ("conv1",)
+    for number, (squeeze, expand) in enumerate(version.fires, FIRST_FIRE):
+        index += number - 1 in version.pooled
+        source, name = f"features.{index}", f"fire{number}"
+        convolutions += [
+            Convolution(f"{source}.squeeze", f"{name}/squeeze", squeeze, 1, seen),
+            Convolution(f"{source}.expand1x1", f"{name}/expand1x1", expand, 1, (f"{name}/squeeze",)),
+            Convolution(f"{source}.expand3x3", f"{name}/expand3x3", expand, 3, (f"{name}/squeeze",)),
+        ]
+        index, seen = index + 1, (f"{name}/expand1x1", f"{name}/expand3x3")
+    return Plan((*convolutions, Convolution("classifier.1", "conv_final", 0, 1, seen)))
+
+
+def _last(convolutions: list[Convolution]) -> tuple[str, ...]:
+    return (convolutions[-1].name,) if convolutions else ()
+
+
+def _dense(*indices: int) -> tuple[tuple[str, str], ...]:
+    return tuple((f"classifier.{index}", name) for index, name in zip(indices, ("fc6", "fc7", "fc8"), strict=True))
 
 
 PLANS: Mapping[str, Plan] = {
-    "alexnet": Plan(
-        (
-            Convolution(0, "conv1", 64, 11),
-            Convolution(3, "conv2", 192, 5),
-            Convolution(6, "conv3", 384, 3),
-            Convolution(8, "conv4", 256, 3),
-            Convolution(10, "conv5", 256, 3),
-        ),
-        ((1, "fc6"), (4, "fc7"), (6, "fc8")),
-        norms=False,
-        pooled_size=6,
-    ),
-    **{name: _vgg(blocks, norms=False) for name, blocks in VGG_BLOCKS.items()},
-    **{f"{name}_bn": _vgg(blocks, norms=True) for name, blocks in VGG_BLOCKS.items()},
+    "alexnet": _alexnet(),
+    **{f"vgg{depth}": _vgg(blocks, norms=False) for depth, blocks in BLOCKS.items()},
+    **{f"vgg{depth}_bn": _vgg(blocks, norms=True) for depth, blocks in BLOCKS.items()},
+    **{f"squeezenet{version.replace('.', '_')}": _squeezenet(table) for version, table in VERSIONS.items()},
 }
 
 
@@ -127,24 +170,24 @@ def plan(architecture: str) -> Plan:
 
 def rows(plan: Plan, sizes: Sizes) -> tuple[Row, ...]:
     """Returns the tensors of an architecture in torchvision's order, without the optional `num_batches_tracked`."""
-    made, seen = [], sizes.channels
+    made: list[Row] = []
+    counts: dict[str, int] = {}
     for conv in plan.convolutions:
-        units = scaled(conv.channels, sizes.width)
-        made += _layer(f"features.{conv.index}", conv.name, "OIHW", units, (seen, conv.side, conv.side))
-        if plan.norms:
-            made += _norm(f"features.{conv.index + 1}", f"{conv.name}_norm", units)
-        seen = units
+        seen = sum(counts[name] for name in conv.sees) if conv.sees else sizes.channels
+        units = counts[conv.name] = scaled(conv.channels, sizes.width) if conv.channels else sizes.classes
+        made += _layer(conv.source, conv.name, "OIHW", units, (seen, conv.side, conv.side))
+        made += _norm(conv.norm, f"{conv.name}_norm", units) if conv.norm else []
     hidden = scaled(DENSE_UNITS, sizes.dense_width)
-    maps = (seen, sizes.pooled_size, sizes.pooled_size)
-    for (index, name), units in zip(plan.dense, (hidden, hidden, sizes.classes), strict=True):
-        made += _layer(f"classifier.{index}", name, "OI" if maps[1:] == (1, 1) else "O(CHW)", units, maps)
+    maps = (units, sizes.pooled_size, sizes.pooled_size)
+    for (source, name), units in zip(plan.dense, (hidden, hidden, sizes.classes), strict=False):
+        made += _layer(source, name, "OI" if maps[1:] == (1, 1) else "O(CHW)", units, maps)
         maps = (units, 1, 1)
     return tuple(made)
 
 
 def optional_names(plan: Plan) -> tuple[str, ...]:
     """Returns the tensors that PyTorch counts batches in; they say nothing about the network's answers."""
-    return tuple(f"features.{conv.index + 1}.num_batches_tracked" for conv in plan.convolutions if plan.norms)
+    return tuple(f"{conv.norm}.num_batches_tracked" for conv in plan.convolutions if conv.norm)
 
 
 def sizes_from(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Sizes, Sizes]:
@@ -152,23 +195,22 @@ def sizes_from(plan: Plan, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Sizes
 
     Classes and image channels are free, and are taken from the shapes in both.
     """
-    weights = [shapes.get(f"classifier.{index}.weight", ()) for index, _ in plan.dense]
-    kernels = [(conv.channels, shapes.get(f"features.{conv.index}.weight", ())) for conv in plan.convolutions]
-    stem, last = kernels[0][1], weights[-1]
-    width = _width([(channels, shape[0]) for channels, shape in kernels if len(shape) == 4])
+    kernels = [(conv.channels, shapes.get(f"{conv.source}.weight", ())) for conv in plan.convolutions]
+    weights = [shapes.get(f"{source}.weight", ()) for source, _ in plan.dense]
+    stem, last = kernels[0][1], weights[-1] if weights else kernels[-1][1]
+    width = _width([(channels, shape[0]) for channels, shape in kernels if channels and len(shape) == 4])
     usual = Sizes(
-        classes=last[0] if len(last) == 2 else 1000,
+        classes=last[0] if len(last) in (2, 4) else 1000,
         channels=stem[1] if len(stem) == 4 else 3,
         width=Fraction(1),
         dense_width=Fraction(1),
         pooled_size=plan.pooled_size,
     )
-    stated = replace(
-        usual,
-        width=width,
-        dense_width=_width([(DENSE_UNITS, shape[0]) for shape in weights[:-1] if len(shape) == 2]),
-        pooled_size=_pooled_size(weights[0], scaled(plan.convolutions[-1].channels, width), plan.pooled_size),
-    )
+    stated = replace(usual, width=width, dense_width=width)
+    if plan.dense:
+        hidden = [(DENSE_UNITS, shape[0]) for shape in weights[:-1] if len(shape) == 2]
+        pooled = _pooled_size(weights[0], scaled(plan.convolutions[-1].channels, width), plan.pooled_size)
+        stated = replace(stated, dense_width=_width(hidden), pooled_size=pooled)
     return usual, stated
 
 
@@ -184,16 +226,11 @@ def options(plan: Plan, sizes: Sizes) -> dict[str, int | float]:
     return made
 
 
-def scaled(units: int, width: Fraction) -> int:
-    """Returns a number of units times a width, as the networks round it: halves up, at least one."""
-    return max(1, math.floor(units * width + Fraction(1, 2)))
-
-
 def _layer(source: str, name: str, layout: Layout, units: int, maps: tuple[int, int, int]) -> list[Row]:
     shape = (units, *maps) if layout == "OIHW" else (units, math.prod(maps))
     return [
-        Row(f"{source}.weight", ("params", name, "kernel"), layout, shape, maps),
-        Row(f"{source}.bias", ("params", name, "bias"), "O", (units,)),
+        Row(f"{source}.weight", ("params", *name.split("/"), "kernel"), layout, shape, maps),
+        Row(f"{source}.bias", ("params", *name.split("/"), "bias"), "O", (units,)),
     ]
 
 

@@ -31,9 +31,10 @@ def _ask_for_exact_sums() -> None:
 
 
 def cache_folder() -> Path:
-    """Returns the folder of compiled programs: in the user's cache, where ``XDG_CACHE_HOME`` says."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(home) / "jaxperturb" / "xla"
+    """Returns the folder of compiled programs, in the user's cache."""
+    from jaxperturb.checkpoints.cache import cache_folder as users
+
+    return users() / "xla"
 
 
 def _keep_compiled_programs() -> None:

@@ -15,7 +15,7 @@ from jaxperturb.cli.options import define_debug, define_device
 from jaxperturb.errors import JaxPerturbError
 
 # What decides how a computation runs, beside jaxperturb's own flags.
-_VARIABLES = ("JAX_", "XLA_", "OMP_", "CUDA_VISIBLE_DEVICES", "TF_", "XDG_CACHE_HOME")
+_VARIABLES = ("JAX_", "XLA_", "OMP_", "CUDA_VISIBLE_DEVICES", "TF_", "XDG_CACHE_HOME", "JAXPERTURB_CACHE")
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -75,9 +75,9 @@ def _bundled() -> Iterator[tuple[str, str]]:
     """Yields each bundled network with "intact", or with what is wrong with it."""
     from jaxperturb.checkpoints import bundled, load_network
 
-    for name in bundled():
+    for name, folder in bundled().items():
         try:
-            load_network(name)
+            load_network(folder)
         except JaxPerturbError as error:
             yield name, f"DAMAGED: {error}"
         else:

@@ -8,13 +8,31 @@ from pathlib import Path
 
 from absl import app, logging
 
-from jaxperturb.cli import datasets, doctor, evaluate, layers, networks, perturbations, plot, sweep, table
+from jaxperturb.cli import (
+    convert,
+    datasets,
+    doctor,
+    evaluate,
+    export,
+    faults,
+    inspect,
+    layers,
+    networks,
+    perturbations,
+    plot,
+    sweep,
+    table,
+)
 from jaxperturb.cli.command import HELP_WORDS, Command, help_text, parse
 from jaxperturb.errors import JaxPerturbError, UsageError, did_you_mean
 
 COMMANDS: dict[str, Command] = {
     module.COMMAND.name: module.COMMAND
-    for module in (sweep, evaluate, plot, table, networks, layers, datasets, perturbations, doctor)
+    for module in (
+        *(sweep, evaluate, plot, table, faults),
+        *(networks, layers, datasets, perturbations),
+        *(convert, inspect, export, doctor),
+    )
 }
 
 FAILURE, USAGE, INTERRUPTED, CLOSED_PIPE = 1, 2, 130, 141

@@ -11,15 +11,22 @@ def define_network(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "weights",
         None,
-        "Trained weights: a bundled name ('jaxperturb networks' lists them) or a checkpoint folder; they bring their "
-        f"network (default: {DEFAULT_WEIGHTS}).",
+        "Trained weights: a bundled name ('jaxperturb networks' lists them), a checkpoint folder, or a weight file of "
+        f"PyTorch; they bring their network (default: {DEFAULT_WEIGHTS}). For a network of your own also an Orbax "
+        "checkpoint, a msgpack file of Flax, or .safetensors.",
         flag_values=values,
     )
+    define_own_network(values)
+
+
+def define_own_network(values: flags.FlagValues) -> None:
+    """Adds ``--network``."""
     flags.DEFINE_string(
         "network",
         None,
         "A network of your own, as package.module:function, which is called without arguments and returns a "
-        "jaxperturb.Network; or a network's name, which --weights must then agree with.",
+        "jaxperturb.Network, or a Linen module where weights are given; or an architecture's name, which the weights "
+        "must then be of.",
         flag_values=values,
     )
 

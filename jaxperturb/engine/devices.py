@@ -29,11 +29,10 @@ def select_device(name: str | None) -> None:
     jax.config.update("jax_platforms", {"gpu": "cuda"}.get(name, name))
     try:
         jax.devices()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # JAX asserts that a platform that it knows is there
         jax.config.update("jax_platforms", None)
-        raise DeviceError(
-            f"device {name!r} cannot be used here: {str(error).splitlines()[0]}; try --device=cpu"
-        ) from None
+        reason = next(iter(str(error).splitlines()), "there is none")
+        raise DeviceError(f"device {name!r} cannot be used here: {reason}; try --device=cpu") from None
 
 
 def describe() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import jax
@@ -70,7 +71,7 @@ class Lesions:
         if counts is None:
             amount: Any = jnp.float32(float(cell.level))
         else:
-            amount = {name: jnp.uint32(k) for name, k in counts.items()}
+            amount = {name: _number(k) for name, k in counts.items()}
         program = lesion_program(self._call(counts is not None), specification(self.network.params), self.leaves)
         return program(key, amount, leaves, reference, dict(self.extras))
 
@@ -90,6 +91,10 @@ class Lesions:
         if known.takes("norms") and self.network.norms:
             options["norms"] = tuple(sorted(self.network.norms.items()))
         return Call(known.function, tuple(sorted(options.items())), counted)
+
+
+def _number(count: int | Decimal) -> AnyArray:
+    return jnp.float32(float(count)) if isinstance(count, Decimal) else jnp.uint32(count)
 
 
 def lesioned_params(network: Network, asked: Asked, cell: Cell, key: Key, extras: Mapping[str, Any]) -> Params:

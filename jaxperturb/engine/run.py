@@ -95,7 +95,7 @@ def run(
     """
     warn_if_not_deterministic()
     setting = _setting(network, images, targets)
-    extras = {item.text: extras_for(network, images, item) for item in asked}
+    extras = {item.text: extras_for(network, images, item, targets) for item in asked}
     work = plan(asked, levels, targets, draws)
     lesions = [Lesions.of(network, item.asked, item.target, extras[item.asked.text]) for item in work]
     keys = [draw_key(seed, draw) for draw in range(draws)]

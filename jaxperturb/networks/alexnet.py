@@ -1,14 +1,12 @@
 """AlexNet with torchvision's topology ("one weird trick": no groups, no local response normalisation)."""
 
-import math
-
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from jaxperturb.errors import NetworkError
+from jaxperturb.networks.classifier import DENSE_UNITS, classify
+from jaxperturb.networks.widths import scaled
 from jaxperturb.types import AnyArray, Images
 
 MIN_IMAGE_SIZE = 63
@@ -47,20 +45,22 @@ class AlexNet(nn.Module):
         x = self._conv(384, 3, "conv3", x)
         x = self._conv(256, 3, "conv4", x)
         x = _pool(self._conv(256, 3, "conv5", x))
-        x = adaptive_average_pool(x, self.pooled_size)
-        x = x.reshape(x.shape[0], -1)
-        units = _scaled(4096, self.width if self.dense_width is None else self.dense_width)
-        for name in ("fc6", "fc7"):
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
-            x = nn.relu(nn.Dense(units, name=name, kernel_init=nn.initializers.he_normal())(x))
-        return nn.Dense(self.classes, name="fc8")(x)
+        return classify(
+            x,
+            pooled_size=self.pooled_size,
+            units=scaled(DENSE_UNITS, self.width if self.dense_width is None else self.dense_width),
+            classes=self.classes,
+            dropout=self.dropout,
+            dropout_first=True,
+            train=train,
+        )
 
     def _conv(
         self, channels: int, size: int, name: str, x: AnyArray, stride: int = 1, padding: int | None = None
     ) -> jax.Array:
         around = size // 2 if padding is None else padding
         layer = nn.Conv(
-            _scaled(channels, self.width),
+            scaled(channels, self.width),
             (size, size),
             strides=stride,
             padding=around,
@@ -70,27 +70,5 @@ class AlexNet(nn.Module):
         return nn.relu(layer(x))
 
 
-def adaptive_average_pool(x: Float[Array, "n h w c"], size: int) -> Float[Array, "n s s c"]:
-    """Averages maps to size×size by PyTorch's rule: cell i covers floor(i·h/size) up to ceil((i+1)·h/size)."""
-    height, width = x.shape[1:3]
-    if (height, width) == (size, size):
-        return x
-    rows, columns = _averages(height, size), _averages(width, size)
-    return jnp.einsum("nhwc,ih,jw->nijc", x, rows.astype(x.dtype), columns.astype(x.dtype))
-
-
-def _averages(length: int, size: int) -> Float[np.ndarray, "s h"]:
-    matrix = np.zeros((size, length), np.float32)
-    for i in range(size):
-        start, stop = i * length // size, -(-(i + 1) * length // size)
-        matrix[i, start:stop] = 1 / (stop - start)
-    return matrix
-
-
 def _pool(x: jax.Array) -> jax.Array:
     return nn.max_pool(x, (3, 3), strides=(2, 2))
-
-
-def _scaled(channels: int, width: float) -> int:
-    # Halves go up, not to the even neighbour: a width names one network in every language that rebuilds it.
-    return max(1, math.floor(channels * width + 0.5))

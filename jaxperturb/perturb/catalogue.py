@@ -3,134 +3,39 @@
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
 from jaxperturb.errors import PerturbationError, did_you_mean
-from jaxperturb.levels import check_range, parse_levels
-from jaxperturb.perturb.grammar import format_call, parse_calls
+from jaxperturb.perturb.ablation import mean_ablation
+from jaxperturb.perturb.asked import Asked as Asked
+from jaxperturb.perturb.asked import Perturbation as Perturbation
+from jaxperturb.perturb.compose import Composition, composed
+from jaxperturb.perturb.faults import (
+    bit_flip,
+    encodes,
+    fault_counts,
+    fault_places,
+    fault_variants,
+    faults_selected,
+    stuck_at,
+)
+from jaxperturb.perturb.grammar import composed_texts, parse_call, split_calls
 from jaxperturb.perturb.knockout import node_knockout, synapse_knockout
 from jaxperturb.perturb.noise import gaussian_noise
-from jaxperturb.perturb.rearrange import resample
+from jaxperturb.perturb.ordered import magnitude_knockout, saliency_knockout
+from jaxperturb.perturb.precision import quantize, quantize_variants
+from jaxperturb.perturb.rearrange import resample, shuffle, sign_flip
+from jaxperturb.perturb.replaying import check_replay, faults_replayed, replay, replay_variants
 from jaxperturb.perturb.request import (
-    Request,
     all_selected,
     entries_selected,
     entry_counts,
     unit_counts,
     units_selected,
 )
-
-# What a study hands over by itself, or what has no text: not options of a name.
-_HANDED = {"layers", "scope", "count", "norms", "mask", "units"}
-
-
-@dataclass(frozen=True)
-class Perturbation:
-    """A perturbation as the catalogue lists it.
-
-    Attributes:
-        name: as asked for; ``package.module:function`` for a user's own.
-        function: ``f(key, params, level, *, layers, **options) -> params``.
-        summary: one line.
-        unit: what the level counts.
-        low: lowest level.
-        high: highest level, or None for no bound.
-        grid: default levels.
-        axis: ``linear`` or ``log``, of the level in figures.
-        no_damage: the level that leaves the reference network as it is, or None where there is none.
-        certain: levels at which all draws coincide, beside `no_damage`.
-        draws_matter: whether draws differ at all.
-        counts: the exact numbers that stand for a level (handed to ``count=``), or None where the level itself is.
-        selected: how many entries a level selects, or None where that is not known.
-        encodes: whether the options encode the weights, so that the encoded network is the reference.
-    """
-
-    name: str
-    function: Callable[..., Any]
-    summary: str
-    unit: str
-    low: Decimal = Decimal(0)
-    high: Decimal | None = None
-    grid: str = "0:1:0.1"
-    axis: str = "linear"
-    no_damage: Decimal | None = Decimal(0)
-    certain: tuple[Decimal, ...] = ()
-    draws_matter: bool = True
-    counts: Callable[[Request], dict[str, int]] | None = None
-    selected: Callable[[Request], int | None] | None = None
-    encodes: Callable[[Mapping[str, Any]], bool] | None = None
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options of the function, with their defaults."""
-        return {name: default for name, default in self._keywords().items() if name not in _HANDED}
-
-    def takes(self, keyword: str) -> bool:
-        """Whether the function has a keyword of this name."""
-        return keyword in self._keywords()
-
-    def levels(self) -> tuple[Decimal, ...]:
-        """The default levels."""
-        return parse_levels(self.grid)
-
-    def _keywords(self) -> dict[str, Any]:
-        parameters = inspect.signature(self.function).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A perturbation with its options, as a study asks for it.
-
-    Attributes:
-        perturbation: from the catalogue, or a user's own.
-        options: those that differ from their defaults, by name.
-    """
-
-    perturbation: Perturbation
-    options: tuple[tuple[str, Any], ...] = field(default=())
-
-    @property
-    def text(self) -> str:
-        """The one text that identifies it in a study: ``node_knockout(include_bias=false)``."""
-        return format_call(self.perturbation.name, dict(self.options))
-
-    def check_levels(self, levels: Sequence[Decimal]) -> tuple[Decimal, ...]:
-        """Returns the levels, or raises `LevelError` where one is out of range."""
-        known = self.perturbation
-        return tuple(check_range(level, known.low, known.high, known.name) for level in levels)
-
-    @property
-    def encodes(self) -> bool:
-        """Whether the reference is the encoded network, and not the intact one."""
-        encodes = self.perturbation.encodes
-        return bool(encodes and encodes(self.all_options()))
-
-    def is_intact(self, level: Decimal) -> bool:
-        """Whether the level leaves the intact network as it is."""
-        return level == self.perturbation.no_damage and not self.encodes
-
-    def coincides(self, level: Decimal) -> bool:
-        """Whether all draws give one network at this level."""
-        known = self.perturbation
-        return not known.draws_matter or level == known.no_damage or level in known.certain
-
-    def counts(self, request: Request) -> dict[str, int] | None:
-        """Returns the exact numbers that stand for a level, or None where the level itself is handed over."""
-        counts = self.perturbation.counts
-        return counts(request) if counts else None
-
-    def selected(self, request: Request) -> int | None:
-        """Returns how many entries of the tree a level selects, or None where that is not known."""
-        selected = self.perturbation.selected
-        return selected(request) if selected else None
-
-    def all_options(self) -> dict[str, Any]:
-        """Returns the options with the defaults of those that are not given."""
-        return self.perturbation.options | dict(self.options)
+from jaxperturb.perturb.rerandomize import rerandomize
 
 
 def ask(what: str | Asked | Perturbation | Callable[..., Any]) -> Asked:
@@ -141,8 +46,12 @@ def ask(what: str | Asked | Perturbation | Callable[..., Any]) -> Asked:
         case Perturbation():
             return Asked(what)
         case str():
-            (asked,) = parse_perturbations(what)
-            return asked
+            asked = parse_perturbations(what)
+            if len(asked) > 1:
+                raise PerturbationError(f"expected one perturbation, and {what!r} stands for {len(asked)}")
+            return asked[0]
+        case Composition():
+            return Asked(composed(what))
         case _ if callable(what):
             return Asked(_own(what, f"{what.__module__}:{getattr(what, '__qualname__', type(what).__name__)}"))
     raise PerturbationError(f"expected a perturbation's name or a function, got {what!r}")
@@ -155,15 +64,31 @@ def parse_perturbations(asked: str | Sequence[Any]) -> tuple[Asked, ...]:
         PerturbationError: an unknown name or option, a text that cannot be read, one asked for twice, or none.
     """
     if isinstance(asked, str):
-        found = [Asked(named(name), _options(named(name), options)) for name, options in parse_calls(asked)]
+        found = [one for text in split_calls(asked) for one in _read(text)]
     else:
-        found = [ask(item) for item in asked]
+        some = (parse_perturbations(item) if isinstance(item, str) else (ask(item),) for item in asked)
+        found = [one for ones in some for one in ones]
     texts = [item.text for item in found]
     if twice := sorted({text for text in texts if texts.count(text) > 1}):
         raise PerturbationError(f"perturbation {twice[0]!r} is asked for twice")
     if not found:
         raise PerturbationError(f"expected a perturbation, got none (known: {', '.join(CATALOGUE)})")
     return tuple(found)
+
+
+def compose(*perturbations: str | Asked | Perturbation | Callable[..., Any]) -> Composition:
+    """Returns one perturbation that applies several, one after another, at the same level.
+
+    ``compose("synapse_knockout", "gaussian_noise")`` goes wherever a perturbation does: it is called as
+    ``f(key, params, level, *, layers)``, and a study names it ``compose(synapse_knockout,gaussian_noise)``.
+
+    Args:
+        *perturbations: names with options, or functions; two or more.
+
+    Raises:
+        PerturbationError: a name or option that is not known, or less than two.
+    """
+    return Composition(tuple(ask(item) for item in perturbations))
 
 
 def named(name: str) -> Perturbation:
@@ -176,7 +101,25 @@ def named(name: str) -> Perturbation:
     raise PerturbationError(f"unknown perturbation {name!r}{did_you_mean(name, CATALOGUE)} ({known})")
 
 
-def _options(perturbation: Perturbation, given: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+def _read(text: str) -> list[Asked]:
+    """What one text stands for: a name with options, or a composition of such."""
+    parts = composed_texts(text)
+    if parts is not None:
+        return [ask(compose(*parts))]
+    name, options = parse_call(text)
+    return _asked(named(name), options)
+
+
+def _asked(perturbation: Perturbation, given: Mapping[str, Any]) -> list[Asked]:
+    """What a name with options stands for: one perturbation, or one for each of its variants."""
+    _check_options(perturbation, given)
+    known = perturbation.options
+    variants = perturbation.variants(known | dict(given)) if perturbation.variants else [given]
+    chosen = [{name: value for name, value in options.items() if value != known[name]} for options in variants]
+    return [Asked(perturbation, tuple(sorted(options.items()))) for options in chosen]
+
+
+def _check_options(perturbation: Perturbation, given: Mapping[str, Any]) -> None:
     known = perturbation.options
     for option in given:
         if option not in known:
@@ -187,7 +130,6 @@ def _options(perturbation: Perturbation, given: Mapping[str, Any]) -> tuple[tupl
         if isinstance(known[option], bool) and not isinstance(given[option], bool):
             what = f"option {option!r} of {perturbation.name}"
             raise PerturbationError(f"{what}: expected true or false, got {given[option]!r}")
-    return tuple(sorted((name, value) for name, value in given.items() if value != known[name]))
 
 
 def _own(function: Callable[..., Any], name: str) -> Perturbation:
@@ -213,6 +155,7 @@ def _imported(path: str) -> Callable[..., Any]:
 
 
 _ONE = Decimal(1)
+_FAULT_RATES = "0,1e-8:1e-3:x10"
 
 CATALOGUE: Mapping[str, Perturbation] = MappingProxyType(
     {
@@ -254,6 +197,124 @@ CATALOGUE: Mapping[str, Perturbation] = MappingProxyType(
                 high=_ONE,
                 counts=entry_counts,
                 selected=entries_selected,
+            ),
+            Perturbation(
+                "shuffle",
+                shuffle,
+                "lets a share of the weights change places",
+                "fraction of each tensor's weights",
+                high=_ONE,
+                counts=entry_counts,
+                selected=entries_selected,
+            ),
+            Perturbation(
+                "sign_flip",
+                sign_flip,
+                "changes the sign of a share of the weights",
+                "fraction of each tensor's weights",
+                high=_ONE,
+                certain=(_ONE,),
+                counts=entry_counts,
+                selected=entries_selected,
+            ),
+            Perturbation(
+                "rerandomize",
+                rerandomize,
+                "sets a share of the weights back to an initialiser's draw",
+                "fraction of each tensor's weights",
+                high=_ONE,
+                counts=entry_counts,
+                selected=entries_selected,
+            ),
+            Perturbation(
+                "magnitude_knockout",
+                magnitude_knockout,
+                "sets the smallest weights to zero, or the largest",
+                "fraction of each tensor's weights",
+                high=_ONE,
+                draws_matter=False,
+                counts=entry_counts,
+                selected=entries_selected,
+            ),
+            Perturbation(
+                "saliency_knockout",
+                saliency_knockout,
+                "sets the weights that matter most to the loss to zero",
+                "fraction of each tensor's weights",
+                high=_ONE,
+                draws_matter=False,
+                counts=entry_counts,
+                selected=entries_selected,
+                measured=("scores",),
+            ),
+            Perturbation(
+                "mean_ablation",
+                mean_ablation,
+                "fixes a share of the units at their mean activation",
+                "fraction of each layer's units",
+                high=_ONE,
+                certain=(_ONE,),
+                counts=unit_counts,
+                selected=units_selected,
+                measured=("means",),
+            ),
+            Perturbation(
+                "quantize",
+                quantize,
+                "rounds every weight to a few bits",
+                "bits of each weight",
+                low=_ONE,
+                high=Decimal(16),
+                grid="1,2,3,4,5,6,8,16",
+                no_damage=None,
+                draws_matter=False,
+                whole=True,
+                selected=all_selected,
+                variants=quantize_variants,
+            ),
+            Perturbation(
+                "bit_flip",
+                bit_flip,
+                "flips bits of the stored weights",
+                "faults per stored bit",
+                high=_ONE,
+                grid=_FAULT_RATES,
+                axis="log",
+                certain=(_ONE,),
+                counts=fault_counts,
+                selected=faults_selected,
+                encodes=encodes,
+                variants=fault_variants,
+                places=fault_places,
+            ),
+            Perturbation(
+                "stuck_at",
+                stuck_at,
+                "sticks bits of the stored weights at 0 or 1",
+                "faults per stored bit",
+                high=_ONE,
+                grid=_FAULT_RATES,
+                axis="log",
+                certain=(_ONE,),
+                counts=fault_counts,
+                selected=faults_selected,
+                encodes=encodes,
+                variants=fault_variants,
+                places=fault_places,
+            ),
+            Perturbation(
+                "replay",
+                replay,
+                "injects the faults of a list",
+                "0 for none of the faults, 1 for all",
+                high=_ONE,
+                grid="0,1",
+                draws_matter=False,
+                whole=True,
+                counts=check_replay,
+                selected=faults_replayed,
+                encodes=encodes,
+                variants=replay_variants,
             ),
         )
     }

@@ -92,6 +92,12 @@ def given_units(layers: Sequence[Layer], units: Sequence[int], inputs: bool) -> 
     return found
 
 
+def only_selection(level: Level, count: Count) -> None:
+    """Raises `LevelError` where an explicit selection comes with a level or a count."""
+    if level is not None or count is not None:
+        raise LevelError("expected one of level, count and an explicit selection, got two")
+
+
 def along(mask: Bool[AnyArray, " units"], axis: int, dimensions: int) -> Bool[AnyArray, "..."]:
     """Returns a mask of units in the shape that broadcasts along an axis."""
     return mask.reshape([-1 if i == axis % dimensions else 1 for i in range(dimensions)])

@@ -8,6 +8,8 @@ from jaxperturb.errors import PerturbationError
 
 _NAME = re.compile(r"[A-Za-z_][\w.]*(:[A-Za-z_][\w.]*)?")
 _WORD = re.compile(r"[A-Za-z_][\w.:/*+-]*")
+_RANGE = re.compile(r"\d+:\d+")
+_COMPOSED = re.compile(r"compose\((.*)\)", re.DOTALL)
 _SPECIAL = {"true": True, "false": False, "none": None}
 
 
@@ -19,9 +21,18 @@ def parse_calls(text: str) -> list[tuple[str, dict[str, Any]]]:
     Raises:
         PerturbationError: a text that is not of this form.
     """
-    if not text.strip():
-        return []
-    return [_parse_call(part) for part in _split(text, ",")]
+    return [parse_call(part) for part in split_calls(text)]
+
+
+def split_calls(text: str) -> list[str]:
+    """Returns the texts between the commas that are outside brackets and quotes; none of an empty text."""
+    return [part.strip() for part in _split(text, ",")] if text.strip() else []
+
+
+def composed_texts(text: str) -> list[str] | None:
+    """Returns what is composed in ``"compose(a,b(x=1))"``, or None where the text is no composition."""
+    found = _COMPOSED.fullmatch(text.strip())
+    return split_calls(found[1]) if found else None
 
 
 def format_call(name: str, options: Mapping[str, Any]) -> str:
@@ -30,7 +41,12 @@ def format_call(name: str, options: Mapping[str, Any]) -> str:
     return f"{name}({inside})" if inside else name
 
 
-def _parse_call(text: str) -> tuple[str, dict[str, Any]]:
+def parse_call(text: str) -> tuple[str, dict[str, Any]]:
+    """Reads one name with its options.
+
+    Raises:
+        PerturbationError: a text that is not of this form.
+    """
     text = text.strip()
     name, bracket, rest = text.partition("(")
     name = name.strip()
@@ -59,7 +75,7 @@ def _parse_value(text: str, name: str) -> Any:
             continue
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         return text[1:-1]
-    if _WORD.fullmatch(re.sub(r"\([^()]*\)$", "", text)):  # also fixed(8,8)
+    if _is_word(text):
         return text
     raise PerturbationError(f"{name}: expected a number, a word, true, false or a [list] as a value, got {text!r}")
 
@@ -72,9 +88,14 @@ def _format(value: Any) -> str:
             return str(value).lower()
         case tuple() | list():
             return "[" + ",".join(_format(item) for item in value) + "]"
-        case str() if not _WORD.fullmatch(re.sub(r"\([^()]*\)$", "", value)) or value.lower() in _SPECIAL:
+        case str() if not _is_word(value) or value.lower() in _SPECIAL:
             return f"'{value}'"
     return str(value)
+
+
+def _is_word(text: str) -> bool:
+    """Whether a text needs no quotes: int8, conv1/kernel, fixed(8,8), and the range 0:8."""
+    return bool(_WORD.fullmatch(re.sub(r"\([^()]*\)$", "", text)) or _RANGE.fullmatch(text))
 
 
 def _split(text: str, separator: str) -> Iterator[str]:

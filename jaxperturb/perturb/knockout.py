@@ -6,8 +6,15 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxperturb.errors import LevelError, PerturbationError
-from jaxperturb.perturb.choose import along, chosen_units, given_units, replace_entries, replace_masked
+from jaxperturb.errors import PerturbationError
+from jaxperturb.perturb.choose import (
+    along,
+    chosen_units,
+    given_units,
+    only_selection,
+    replace_entries,
+    replace_masked,
+)
 from jaxperturb.perturb.nonzero import replace_nonzero
 from jaxperturb.perturb.scope import Count, Layers, Level, Norms, Shared, Where
 from jaxperturb.trees import replace_leaves
@@ -60,7 +67,7 @@ def synapse_knockout(
     if among not in ("all", "nonzero"):
         raise PerturbationError(f"expected among 'all' or 'nonzero', got {among!r}")
     if mask is not None:
-        _alone(level, count)
+        only_selection(level, count)
         return replace_masked(key, params, mask, where, _zeros)
     if among == "nonzero":
         return replace_nonzero(key, params, level, count, where, _zeros)
@@ -112,7 +119,7 @@ def node_knockout(
         raise PerturbationError(f"expected axis 'out' or 'in', got {axis!r}")
     chosen = Where(layers, scope=scope, norms=norms).chosen(params)
     if units is not None:
-        _alone(level, count)
+        only_selection(level, count)
         dead = given_units(chosen, units, axis == "in")
     else:
         dead = chosen_units(key, chosen, level, count, scope == "joint", axis == "in")
@@ -130,8 +137,3 @@ def node_knockout(
 def _zeros(words: Words, array: AnyArray) -> AnyArray:
     del words
     return jnp.zeros((), array.dtype)
-
-
-def _alone(level: Level, count: Count) -> None:
-    if level is not None or count is not None:
-        raise LevelError("expected one of level, count and an explicit selection, got two")

@@ -44,7 +44,7 @@ class Where:
     layers: Layers = "*"
     include_bias: bool = True
     include_norm: bool = False
-    scope: Shared = "each"
+    scope: str = "each"
     norms: Norms = None
 
     def __post_init__(self) -> None:

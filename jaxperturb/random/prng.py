@@ -32,7 +32,11 @@ def mix(x: UInt32[AnyArray, "..."]) -> UInt32[AnyArray, "..."]:
     return x ^ (x >> 16)
 
 
-def hash_word(words: Words, index: UInt32[AnyArray, "..."], tag: int = _DRAW) -> UInt32[AnyArray, "..."]:
+def hash_word(
+    words: tuple[UInt32[AnyArray, "..."], UInt32[AnyArray, "..."]],
+    index: UInt32[AnyArray, "..."],
+    tag: int | UInt32[AnyArray, "..."] = _DRAW,
+) -> UInt32[AnyArray, "..."]:
     """Returns a pseudo-random word for each index: a bijection of the index under each pair of key words.
 
     Three rounds, with a key word before each: two would give keys that share a word the same numbers in other places.
@@ -108,16 +112,28 @@ def _child(
     return hash_word(words, data, tag), hash_word((words[1], words[0]), data, tag ^ _GOLDEN)
 
 
+def _child_data(
+    key: UInt32[jax.Array, "... 2"], data: UInt32[jax.Array, "..."], tag: int
+) -> UInt32[jax.Array, "... 2"]:
+    """`_child` for keys as arrays of two words, computed as one array.
+
+    Stacking the two words instead would make LLVM, as of XLA in JAX 0.10 and 0.12, compile `vmap` over 16 keys or more
+    for hours: it looks at all paths through two values that are stored side by side.
+    """
+    tags = jnp.array([tag, tag ^ _GOLDEN], jnp.uint32)
+    return jnp.asarray(hash_word((key, key[..., ::-1]), data[..., None], tags))
+
+
 def _seed(seed: jax.Array) -> UInt32[jax.Array, "2"]:
-    return jnp.stack(_child((jnp.uint32(0), jnp.uint32(_SEED)), seed.astype(jnp.uint32), _SEED))
+    return _child_data(jnp.array([0, _SEED], jnp.uint32), seed.astype(jnp.uint32), _SEED)
 
 
 def _fold_in(key: UInt32[jax.Array, "2"], data: Any) -> UInt32[jax.Array, "2"]:
-    return jnp.stack(_child((key[0], key[1]), jnp.asarray(data, jnp.uint32), _FOLD))
+    return _child_data(key, jnp.asarray(data, jnp.uint32), _FOLD)
 
 
 def _split(key: UInt32[jax.Array, "2"], shape: tuple[int, ...]) -> UInt32[jax.Array, "... 2"]:
-    return jnp.stack(_child((key[0], key[1]), flat_index(shape), _SPLIT), axis=-1)
+    return _child_data(key, jnp.asarray(flat_index(shape)), _SPLIT)
 
 
 def _random_bits(key: UInt32[jax.Array, "2"], bit_width: int, shape: tuple[int, ...]) -> jax.Array:

@@ -45,9 +45,11 @@ def accuracy_curves(
     curve, metric = results.curve(perturbation), results.metric(metric)
     cells = results.cells[results.cells["perturbation"] == curve.text]
     targets = [target for target in results.study.targets if (cells["target"] == target).any()]
+    unchanged = results.unchanged(curve.text)
     for place, target in enumerate(targets):
         mean = mean_curve(cells[cells["target"] == target], metric)
-        _draw_target(axes, _shown(mean, curve), target, *_style(place, len(targets)))
+        label = f"{target} (nothing changed)" if target in unchanged else target
+        _draw_target(axes, _shown(mean, curve), label, *_style(place, len(targets)))
     _draw_guides(axes, results, curve.text, targets, metric)
     _label_axes(axes, results, curve, metric)
     return axes
@@ -102,7 +104,7 @@ def _style(place: int, targets: int) -> tuple[tuple[float, ...], str]:
     return matplotlib.colormaps["viridis"](shade), _MARKERS[place % len(_MARKERS)]
 
 
-def _draw_target(axes: Axes, mean: pd.DataFrame, target: str, colour: tuple[float, ...], marker: str) -> None:
+def _draw_target(axes: Axes, mean: pd.DataFrame, label: str, colour: tuple[float, ...], marker: str) -> None:
     axes.fill_between(mean["level"], mean["low"], mean["high"], color=colour, alpha=0.15, linewidth=0)
     # White edges keep the markers apart where lines lie on each other.
     axes.plot(
@@ -114,7 +116,7 @@ def _draw_target(axes: Axes, mean: pd.DataFrame, target: str, colour: tuple[floa
         markersize=4.5,
         markeredgecolor="white",
         markeredgewidth=0.4,
-        label=target,
+        label=label,
     )
 
 

@@ -137,6 +137,17 @@ class Results:
                 positions, planes = store.outcomes(stored)
         return CellOutcomes(positions, *planes)
 
+    def unchanged(self, perturbation: str) -> tuple[str, ...]:
+        """Returns the targets of which no cell above the level of no damage changed a weight: their curve is flat.
+
+        A target is not among them where no such cell was computed, or where what it changed is not known.
+        """
+        cells = self.cells[self.cells["perturbation"] == perturbation]
+        damaged = cells[cells["level_text"] != self.curve(perturbation).no_damage]
+        changed = damaged.groupby("target", sort=False)["changed"]
+        nothing = changed.max().eq(0) & changed.count().eq(changed.size())
+        return tuple(target for target in self.study.targets if nothing.get(target, False))
+
     def metric(self, metric: str | None = None) -> str:
         """Returns the metric asked for, or the study's.
 

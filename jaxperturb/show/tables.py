@@ -26,7 +26,9 @@ def summary_text(results: Results, metric: str | None = None) -> str:
     for curve in results.study.perturbations:
         rows = summary[summary["perturbation"] == curve.text]
         if len(rows):
-            blocks.append(f"{curve.text} (level: {curve.unit})\n{_aligned(_table(results, rows))}")
+            block = f"{curve.text} (level: {curve.unit})\n{_aligned(_table(results, rows))}"
+            unchanged = results.unchanged(curve.text)
+            blocks.append(block + (f"\n{_warning(unchanged, curve.no_damage)}" if unchanged else ""))
     if summary.empty:
         blocks.append("no cell has been computed yet")
     blocks.append(
@@ -98,6 +100,11 @@ def _aligned(lines: Sequence[Sequence[str]]) -> str:
         + "  ".join([line[0].ljust(widths[0]), *(text.rjust(w) for text, w in zip(line[1:], widths[1:], strict=True))])
         for line in lines
     )
+
+
+def _warning(targets: Sequence[str], no_damage: str | None) -> str:
+    where = "" if no_damage is None else f" at any level above {no_damage}"
+    return f"  warning: nothing was changed in {', '.join(targets)}{where}; flat curves there say nothing"
 
 
 def _number(value: float) -> str:

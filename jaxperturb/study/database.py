@@ -19,8 +19,12 @@ def connect(target: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         target, uri=target.startswith("file:"), isolation_level=None, check_same_thread=False, timeout=60
     )
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 

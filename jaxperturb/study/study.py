@@ -20,6 +20,7 @@ from jaxperturb.errors import StudyError, did_you_mean
 from jaxperturb.levels import format_level
 from jaxperturb.networks.network import Network
 from jaxperturb.perturb.catalogue import Asked
+from jaxperturb.perturb.compose import Composition
 from jaxperturb.random import SEMANTICS
 from jaxperturb.trees import fingerprint
 
@@ -213,6 +214,9 @@ def source_hash(function: Callable) -> str | None:
     Raises:
         StudyError: a function whose source cannot be found.
     """
+    if isinstance(function, Composition):
+        own = [code for part in function.parts if (code := source_hash(part.perturbation.function))]
+        return hashlib.sha256(" ".join(own).encode()).hexdigest() if own else None
     while isinstance(function, functools.partial):
         function = function.func
     function = inspect.unwrap(function)
