@@ -452,3 +452,17 @@ def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path: Path):
         f"jaxperturb: interrupted; what was computed is in {out}, and the same command continues it"
     )
     assert main.run(["table", str(out)]) == 0
+
+
+def test_the_readme_has_a_row_for_every_perturbation_with_its_grid():
+    from conftest import ROOT
+
+    from jaxperturb.perturb import CATALOGUE
+
+    rows = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    for entry in CATALOGUE.values():
+        (row,) = (line for line in rows if line.startswith(f"| `{entry.name}` |"))
+        assert all(f"`{name}" in row or name in ("include_bias", "include_norm", "sha256") for name in entry.options), (
+            row
+        )
+        assert entry.grid.split(",")[-1].split(":")[-1] in row

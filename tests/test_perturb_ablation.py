@@ -21,7 +21,7 @@ class Everything(nn.Module):
     @nn.compact
     def __call__(self, x):
         def seen(name, x):
-            self.sow("intermediates", name, x)
+            self.sow("intermediates", f"after_{name}", x)
             return x
 
         x = nn.Conv(8, (3, 3), use_bias=False, name="conv1")(x)
@@ -48,7 +48,8 @@ def network():
     variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, *SHAPE)))
     variables = {name: variables[name] for name in ("params", "batch_stats")}
     moved = jax.tree_util.tree_map_with_path(
-        lambda path, a: a + 0.3 * jnp.abs(jax.random.normal(jax.random.key(len(str(path))), a.shape)), variables
+        lambda path, a: a + 0.1 * jax.random.normal(jax.random.key(len(str(path))), a.shape) / a.ndim,
+        variables,
     )
     return jp.Network.from_linen(module, moved, image_shape=SHAPE)
 
@@ -66,7 +67,7 @@ def means(network, data):
 
 def captured(params, images):
     _, state = Everything().apply(params, images, mutable=["intermediates"])
-    return {name: np.asarray(value) for name, (value,) in state["intermediates"].items()}
+    return {name.removeprefix("after_"): np.asarray(value) for name, (value,) in state["intermediates"].items()}
 
 
 def test_means_are_those_of_captured_activations(network, data, means):

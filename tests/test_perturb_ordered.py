@@ -118,7 +118,9 @@ class Small(nn.Module):
 @pytest.fixture(scope="module")
 def network():
     module = Small()
-    return jp.Network.from_linen(module, module.init(jax.random.key(0), jnp.zeros((1, 6, 6, 2))), image_shape=(6, 6, 2))
+    variables = module.init(jax.random.key(0), jnp.zeros((1, 6, 6, 2)))
+    moved = jax.tree.map(lambda a: a + 0.1 * jax.random.uniform(jax.random.key(a.size), a.shape), variables)
+    return jp.Network.from_linen(module, moved, image_shape=(6, 6, 2))
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +138,9 @@ def test_saliency_is_weight_times_gradient_by_finite_differences(network, data):
 
     scores = jp.saliency(network, data, batch_size=64)
     assert jax.tree.leaves(scores["batch_stats"]) == []
-    for layer, leaf, place in (("conv1", "kernel", (1, 2, 0, 3)), ("fc2", "bias", (1,)), ("conv1_norm", "scale", (2,))):
+    for layer, leaf in (("conv1", "kernel"), ("fc2", "bias"), ("conv1_norm", "scale")):
+        own = scores["params"][layer][leaf]
+        place = np.unravel_index(np.argmax(own), own.shape)
         weight = float(network.params["params"][layer][leaf][place])
         step = 1e-2 * np.sign(weight or 1)
 
@@ -147,7 +151,7 @@ def test_saliency_is_weight_times_gradient_by_finite_differences(network, data):
             return jax.tree_util.tree_map_with_path(change, network.params)
 
         slope = (loss(moved(step)) - loss(moved(-step))) / (2 * step)
-        np.testing.assert_allclose(scores["params"][layer][leaf][place], abs(weight * slope), rtol=2e-3, atol=1e-4)
+        np.testing.assert_allclose(scores["params"][layer][leaf][place], abs(weight * slope), rtol=1e-2)
 
 
 def test_saliency_of_batches_is_that_of_all(network, data):
@@ -164,7 +168,7 @@ def test_a_study_scores_on_the_first_256_images_of_the_set(network, data, images
     lesioned = jp.saliency_knockout(draw_key(0, 0), network.params, 0.3, layers="conv1", scores=scores)
     row = found.cells.iloc[0]
     assert row.top1 == jp.evaluate(jp.Network.from_linen(Small(), lesioned, image_shape=(6, 6, 2)), data, images).top1
-    assert (row.selected, row.changed) == (22, 21 + 1 * bool(network.params["params"]["conv1"]["bias"].any()))
+    assert (row.selected, row.changed) == (22, 22)
 
 
 def test_a_lesion_without_data_says_what_to_do(network):

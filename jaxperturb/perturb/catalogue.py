@@ -53,6 +53,8 @@ def ask(what: str | Asked | Perturbation | Callable[..., Any]) -> Asked:
         case Composition():
             return Asked(composed(what))
         case _ if callable(what):
+            if ours := [entry for entry in CATALOGUE.values() if entry.function is what]:
+                return Asked(ours[0])
             return Asked(_own(what, f"{what.__module__}:{getattr(what, '__qualname__', type(what).__name__)}"))
     raise PerturbationError(f"expected a perturbation's name or a function, got {what!r}")
 
