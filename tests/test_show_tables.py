@@ -65,3 +65,12 @@ def test_cells_are_written_as_csv(tmp_path):
 def test_a_table_that_cannot_be_written_is_said(tmp_path):
     with pytest.raises(OutputError, match="cannot be written"):
         write_cells(results_from([]), tmp_path / "nowhere" / "results.csv")
+
+
+def test_the_network_without_encoding_stands_beside_the_encoded_one():
+    import jaxperturb as jp
+
+    options = {"layers": "fc8", "levels": [0, 1e-3], "draws": 1, "images": 40}
+    results = jp.sweep("alexnet-digits", "digits", "bit_flip(word=int4)", **options)
+    evaluation = jp.evaluate("alexnet-digits", "digits", images=40)
+    assert f"({evaluation.top1 / 40:.3f} without encoding)" in summary_text(results)

@@ -26,7 +26,8 @@ def summary_text(results: Results, metric: str | None = None) -> str:
     for curve in results.study.perturbations:
         rows = summary[summary["perturbation"] == curve.text]
         if len(rows):
-            block = f"{curve.text} (level: {curve.unit})\n{_aligned(_table(results, rows))}"
+            reference = f"; {_reference(results, metric)}" if curve.encodes else ""
+            block = f"{curve.text} (level: {curve.unit}{reference})\n{_aligned(_table(results, rows))}"
             unchanged = results.unchanged(curve.text)
             blocks.append(block + (f"\n{_warning(unchanged, curve.no_damage)}" if unchanged else ""))
     if summary.empty:
@@ -36,6 +37,12 @@ def summary_text(results: Results, metric: str | None = None) -> str:
         "linear between levels"
     )
     return "\n\n".join(blocks)
+
+
+def _reference(results: Results, metric: str) -> str:
+    """Says what "intact" is where weights are encoded, and how the network does that is not."""
+    plain = results.intact and f" ({results.intact.counts[metric] / results.intact.images:.3f} without encoding)"
+    return f"intact: encoded, without faults{plain or ''}"
 
 
 def describe(results: Results, metric: str) -> str:

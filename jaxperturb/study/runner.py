@@ -140,8 +140,8 @@ def _start(study: Study, store: Store, asked: Sequence[Asked], levels: Mapping[s
 
 
 def _needs_intact(study: Study, store: Store) -> bool:
-    """Whether a curve has no undamaged level to be compared with, and the intact network is not stored."""
-    lacking = any(curve.no_damage not in curve.levels for curve in study.perturbations)
+    """Whether no level of a curve stands for the intact network, and it is not stored by itself."""
+    lacking = any(curve.encodes or curve.no_damage not in curve.levels for curve in study.perturbations)
     return lacking and not store.covers(INTACT, 0, study.images)
 
 

@@ -40,6 +40,7 @@ class Curve:
         no_damage: the level that means the reference network, as canonical text, or None where there is none.
         levels: tested levels as canonical texts, in the order asked.
         code: SHA-256 of the source file of a user's own function, None for a built-in one.
+        encodes: whether the reference network is the encoded one, and not the intact one.
     """
 
     text: str
@@ -49,6 +50,7 @@ class Curve:
     no_damage: str | None
     levels: tuple[str, ...]
     code: str | None = None
+    encodes: bool = False
 
 
 @dataclass(frozen=True)
@@ -245,6 +247,7 @@ def _curve(asked: Asked, levels: Sequence[Decimal]) -> Curve:
         no_damage=None if known.no_damage is None else format_level(known.no_damage),
         levels=tuple(format_level(level) for level in levels),
         code=source_hash(known.function),
+        encodes=asked.encodes,
     )
 
 
