@@ -436,14 +436,14 @@ def test_a_pipe_closed_at_once_gives_141():
 
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(tmp_path: Path):
     out = tmp_path / "study"
-    words = ["sweep", "--draws=200", "--perturbations=gaussian_noise", "--levels=0,1,2", f"--out={out}"]
+    words = ["sweep", "--draws=3000", "--perturbations=gaussian_noise", "--levels=0,1,2", f"--out={out}"]
     running = subprocess.Popen(
         [sys.executable, "-m", "jaxperturb", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 120
     while running.poll() is None and not (out / "results.sqlite").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    time.sleep(3)  # into the computation
+    time.sleep(3)  # into the computation, which takes a minute or more
     running.send_signal(signal.SIGINT)
     stdout, stderr = running.communicate(timeout=120)
     assert (running.returncode, stdout) == (130, "")
