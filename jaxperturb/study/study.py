@@ -227,6 +227,8 @@ def source_hash(function: Callable) -> str | None:
     if function.__module__.partition(".")[0] == __name__.partition(".")[0]:
         return None
     try:
+        if inspect.getfile(function) == "<string>":  # of exec; Python 3.13 takes the text of "python -c" for its source
+            raise OSError("no file")
         file = Path(inspect.getsourcefile(function) or "")
         source = file.read_bytes() if file.is_file() else inspect.getsource(function).encode()
     except (OSError, TypeError) as error:
