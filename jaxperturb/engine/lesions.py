@@ -16,7 +16,7 @@ from jaxperturb.networks.network import Network, specification
 from jaxperturb.perturb.catalogue import Asked
 from jaxperturb.perturb.request import Request
 from jaxperturb.perturb.targets import Target
-from jaxperturb.trees import is_changed, layers_of
+from jaxperturb.trees import is_changed, layers_of, replace_leaves
 from jaxperturb.types import AnyArray, Key, Params
 
 
@@ -100,9 +100,8 @@ def _number(count: int | Decimal) -> AnyArray:
 def lesioned_params(network: Network, asked: Asked, cell: Cell, key: Key, extras: Mapping[str, Any]) -> Params:
     """Returns the params of the network of a cell, made by the very program that a study runs."""
     lesions = Lesions.of(network, asked, cell.target, extras)
-    leaves, structure = jax.tree.flatten(network.params)
-    arrays = [jnp.asarray(leaf) for leaf in leaves]
+    arrays = [jnp.asarray(leaf) for leaf in jax.tree.leaves(network.params)]
     lesioned, _ = lesions.apply(cell, key, arrays, [arrays[i] for i in lesions.leaves])
     found = zip(lesions.leaves, lesioned, strict=True)
-    replaced = {i: leaf for i, leaf in found if bool(jnp.any(is_changed(arrays[i], leaf)))}
-    return jax.tree.unflatten(structure, [replaced.get(i, leaf) for i, leaf in enumerate(leaves)])
+    changed = {i: leaf for i, leaf in found if bool(jnp.any(is_changed(arrays[i], leaf)))}
+    return replace_leaves(network.params, changed)
