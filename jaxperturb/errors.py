@@ -52,12 +52,20 @@ class DataError(JaxPerturbError):
     """An unknown data set, or images and labels that cannot be used."""
 
 
+class ImageError(DataError):
+    """One image that cannot be read: truncated, of an unknown format, too large, or gone. A study may leave it out."""
+
+
 class StudyError(JaxPerturbError):
     """A study that cannot be run as asked: no draws, no images, an unknown metric."""
 
 
 class StoreError(JaxPerturbError):
     """A store that is missing, damaged, foreign, or of another study."""
+
+
+class StoreInUseError(StoreError):
+    """A store that another run writes, or that another program has locked."""
 
 
 class OutputError(JaxPerturbError):

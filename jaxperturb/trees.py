@@ -5,15 +5,17 @@ A *layer* is a sub-tree that holds a weight leaf: ``kernel`` (Flax, units last),
 without the collection ``params`` and without NNX's ``value``, so that Linen variables, an NNX state and plain dicts
 of one network name it alike.
 
-A normalisation that follows a layer unit by unit belongs to it: a sub-tree with a ``scale`` that is named like the
-layer with ``_norm`` behind it, or ``norm`` inside it, or as the caller says.
+A normalisation that follows a layer unit by unit belongs to it: a sub-tree with a ``scale`` (Equinox: a ``weight`` of
+one axis) that is named like the layer with ``_norm`` behind it, or ``norm`` inside it, or as the caller says.
+
+A tree with other names has a `LayerRule`.
 """
 
 import fnmatch
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -26,7 +28,47 @@ from jaxperturb.types import AnyArray, Params
 
 WEIGHTS = {"kernel": -1, "weight": 0, "w": -1}  # leaf name -> the axis that counts units
 BIASES = ("bias", "b")
+SCALES, SHIFTS = ("scale", "weight"), ("bias", "offset")  # of norms
 COLLECTION = "params"
+
+
+@dataclass(frozen=True)
+class LayerRule:
+    """How the layers of a tree are found, where its leaves are not named as Flax, Equinox or Haiku name them.
+
+    Attributes:
+        weights: names of leaves that make their sub-tree a layer, each with the axis that counts units: the last (-1)
+            or last but one (-2), the first (0) or second (1). The axis of inputs is its neighbour.
+        biases: names of the leaf with an entry for each unit.
+        norms: for layers whose norm has a name of its own, that name: ``{"Conv_0": "BatchNorm_0"}``.
+
+    Raises:
+        LayerError: no weight is named, or an axis is another one.
+    """
+
+    weights: Mapping[str, int] = field(default_factory=lambda: dict(WEIGHTS))
+    biases: tuple[str, ...] = BIASES
+    norms: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuses what finds no layer."""
+        if not self.weights:
+            raise LayerError("expected the name of a weight and its axis of units, such as {'kernel': -1}, got none")
+        for name, axis in self.weights.items():
+            if axis not in (-1, -2, 0, 1):
+                raise LayerError(f"expected -1, -2, 0 or 1 as the axis of units of {name!r}, got {axis!r}")
+
+    def __hash__(self) -> int:
+        """Equal rules have equal numbers: compiled programs are kept by it."""
+        return hash((tuple(self.weights.items()), self.biases, frozenset(self.norms.items())))
+
+    @classmethod
+    def of(cls, norms: "Norms") -> "LayerRule":
+        """Returns a rule, or that of names alone for norms."""
+        return norms if isinstance(norms, LayerRule) else cls(norms=norms or {})
+
+
+Norms = Mapping[str, str] | LayerRule | None
 
 
 @dataclass(frozen=True)
@@ -75,7 +117,7 @@ class Layer:
     @property
     def input_axis(self) -> int:
         """The axis of the weight that counts input channels or neurons: beside the axis of units."""
-        return -2 if self.weight.unit_axis == -1 else 1
+        return self.weight.unit_axis ^ 1  # -1 and -2, 0 and 1 are neighbours
 
     @property
     def inputs(self) -> int:
@@ -88,29 +130,29 @@ class Layer:
         return (self.weight, *bias, *(self.norm if include_norm else ()))
 
 
-def layers_of(params: Params, norms: Mapping[str, str] | None = None) -> dict[str, Layer]:
+def layers_of(params: Params, norms: Norms = None) -> dict[str, Layer]:
     """Returns the layers of a tree by name, in the order of its leaves.
 
     Args:
         params: the tree.
-        norms: for layers whose norm has a name of its own, that name: ``{"Conv_0": "BatchNorm_0"}``.
+        norms: for layers whose norm has a name of its own, that name: ``{"Conv_0": "BatchNorm_0"}``; or a whole rule.
 
     Raises:
         LayerError: no sub-tree holds a weight, two of them have one name, or a norm that is given does not fit.
     """
-    leaves, groups, norms = jax.tree.leaves(params), _groups(params), norms or {}
+    leaves, groups, rule = jax.tree.leaves(params), _groups(params), LayerRule.of(norms)
     layers: dict[str, Layer] = {}
     for name, members in groups.items():
-        layer = _layer(name, members, leaves)
+        layer = _layer(name, members, leaves, rule)
         if layer is None:
             continue
         if layer.name in layers:
             raise LayerError(f"two layers of the tree are named {layer.name!r}; rename one")
-        layers[layer.name] = replace(layer, norm=_norm(layer, groups, norms.get(layer.name), leaves))
+        layers[layer.name] = replace(layer, norm=_norm(layer, groups, rule.norms.get(layer.name), leaves))
     if not layers:
-        known = ", ".join(WEIGHTS)
+        known = ", ".join(rule.weights)
         raise LayerError(f"the tree has no layer: no sub-tree holds a leaf named {known} of two axes or more")
-    if unknown := [name for name in norms if name not in layers]:
+    if unknown := [name for name in rule.norms if name not in layers]:
         raise LayerError(f"a norm is given for {unknown[0]!r}, which is no layer" + did_you_mean(unknown[0], layers))
     return layers
 
@@ -157,6 +199,18 @@ def fingerprint(params: Params) -> str:
     return digest.hexdigest()
 
 
+def nested(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns nested dictionaries of arrays that are named by their paths, joined by ``/``."""
+    tree: dict[str, Any] = {}
+    for name, array in arrays.items():
+        *groups, leaf = name.split("/")
+        inner = tree
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[leaf] = array
+    return tree
+
+
 def leaf_names(params: Params) -> list[str]:
     """Returns the full path of every leaf, joined by ``/``, in `jax.tree.leaves` order."""
     return ["/".join(path) for path, _ in _named_leaves(params)]
@@ -182,42 +236,52 @@ def _groups(params: Params) -> dict[str, dict[str, int]]:
     return groups
 
 
-def _layer(name: str, members: Mapping[str, int], leaves: Sequence[AnyArray]) -> Layer | None:
-    weight = next((leaf for leaf in WEIGHTS if leaf in members and jnp.ndim(leaves[members[leaf]]) >= 2), None)
+def _layer(name: str, members: Mapping[str, int], leaves: Sequence[AnyArray], rule: LayerRule) -> Layer | None:
+    weight = next((leaf for leaf in rule.weights if leaf in members and jnp.ndim(leaves[members[leaf]]) >= 2), None)
     if weight is None:
         return None
-    axis = WEIGHTS[weight]
-    kernel = Leaf(weight, members[weight], jnp.shape(leaves[members[weight]]), axis)
-    name_of_bias = next((leaf for leaf in BIASES if leaf in members), None)
+    kernel = Leaf(weight, members[weight], jnp.shape(leaves[members[weight]]), rule.weights[weight])
+    name_of_bias = next((leaf for leaf in rule.biases if leaf in members), None)
     bias = None
     if name_of_bias:
-        shape = jnp.shape(leaves[members[name_of_bias]])
-        if math.prod(shape) != kernel.shape[axis]:
-            units = kernel.shape[axis]
-            raise LayerError(
-                f"layer {name!r}: expected a bias with an entry for each of {units} units, got shape {shape}"
-            )
-        bias = Leaf(name_of_bias, members[name_of_bias], shape, int(np.argmax(shape)))
+        shape, units = jnp.shape(leaves[members[name_of_bias]]), kernel.shape[kernel.unit_axis]
+        bias = Leaf(name_of_bias, members[name_of_bias], shape, _axis_of_bias(name, shape, units))
     return Layer(name or weight, kernel, bias)
+
+
+def _axis_of_bias(name: str, shape: tuple[int, ...], units: int) -> int:
+    if math.prod(shape) == units:
+        return int(np.argmax(shape))
+    # Attention and stacked layers have a bias for each head, or for each of the stack.
+    if not shape or shape[-1] != units:
+        raise LayerError(f"layer {name!r}: expected a bias with an entry for each of {units} units, got shape {shape}")
+    return len(shape) - 1
 
 
 def _norm(
     layer: Layer, groups: Mapping[str, Mapping[str, int]], given: str | None, leaves: Sequence[AnyArray]
 ) -> tuple[Leaf, ...]:
     names = [given] if given else [f"{layer.name}_norm", f"{layer.name}/norm"]
-    members = next((groups[name] for name in names if "scale" in groups.get(name, ())), None)
+    found = (_norm_leaves(groups.get(name, {}), leaves) for name in names)
+    members = next((members for members in found if "norm/scale" in members), None)
     if members is None and given:
         raise LayerError(f"layer {layer.name!r}: expected a norm named {given!r} with a scale, and the tree has none")
-    found = []
-    for name in ("scale", "bias"):
-        if members is not None and name in members:
-            shape = jnp.shape(leaves[members[name]])
-            if shape != (layer.units,):
-                raise LayerError(
-                    f"layer {layer.name!r}: its norm's {name} has shape {shape}, expected ({layer.units},)"
-                )
-            found.append(Leaf(f"norm/{name}", members[name], shape, 0))
-    return tuple(found)
+    for name, index in (members or {}).items():
+        shape = jnp.shape(leaves[index])
+        if shape != (layer.units,):
+            what = name.removeprefix("norm/")
+            raise LayerError(f"layer {layer.name!r}: its norm's {what} has shape {shape}, expected ({layer.units},)")
+    return tuple(Leaf(name, index, (layer.units,), 0) for name, index in (members or {}).items())
+
+
+def _norm_leaves(members: Mapping[str, int], leaves: Sequence[AnyArray]) -> dict[str, int]:
+    """The scale and shift of a sub-tree, which have one name each whatever the library calls them."""
+    found = {}
+    for name, names in (("norm/scale", SCALES), ("norm/bias", SHIFTS)):
+        known = (leaf for leaf in names if leaf in members)
+        if (leaf := next(known, None)) is not None and not (leaf == "weight" and jnp.ndim(leaves[members[leaf]]) > 1):
+            found[name] = members[leaf]
+    return found
 
 
 def _named_leaves(params: Params) -> list[tuple[tuple[str, ...], Any]]:

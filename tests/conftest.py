@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +62,18 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip(f"no shared data in {SHARED} (set JAXPERTURB_SHARED)")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with CIFAR-10 (tfds/) and Imagenette (imagenette64/) unpacked; skips where the packs are not."""
+    script = SHARED / "data" / "prepare.py"
+    if not script.is_file():
+        pytest.skip(f"no shared data in {SHARED} (set JAXPERTURB_SHARED)")
+    folder = tmp_path_factory.mktemp("photographs")
+    done = subprocess.run([sys.executable, str(script), "--out", str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
 
 
 @pytest.fixture

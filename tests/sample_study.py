@@ -29,7 +29,7 @@ def make_identity(**fields):
         seed=0,
         semantics=0,
         precision="float32",
-        tiles={"*": 128, "conv1": 128, "fc2": 256},
+        tiles={"small": 128, "large": 256, "convolutions": "xla"},
     )
     return replace(plain, **fields)
 

@@ -1,5 +1,6 @@
 """Networks of one's own, and weights as people who train in JAX keep them."""
 
+import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,13 +8,15 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from flax import serialization, traverse_util
+from flax import nnx, serialization, traverse_util
 from flax.training import train_state
 from safetensors.numpy import save_file
+from torchvision_copies import small
 
 import jaxperturb as jp
 from jaxperturb.checkpoints import bundled, known, load_network, load_weights
 from jaxperturb.errors import CheckpointError, NetworkError
+from jaxperturb.trees import fingerprint
 
 
 class Net(nn.Module):
@@ -173,6 +176,132 @@ def test_weights_of_a_checkpoint_folder_in_a_network_of_ones_own(tmp_path):
     network = load_network("alexnet-digits", lambda: module)
     assert network.name == "mine"
     jax.tree.map(np.testing.assert_array_equal, network.params, digits.params)
+
+
+class NnxNet(nnx.Module):
+    """`Net` in NNX, with the state of random streams."""
+
+    def __init__(self, rngs):
+        self.conv1 = nnx.Conv(1, 6, (3, 3), rngs=rngs)
+        self.conv1_norm = nnx.BatchNorm(6, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.head = nnx.Linear(7 * 7 * 6, 4, rngs=rngs)
+
+    def __call__(self, images):
+        x = nnx.avg_pool(nnx.relu(self.conv1_norm(self.conv1(images))), (4, 4), (4, 4))
+        return self.head(self.dropout(x.reshape(len(x), -1)))
+
+
+def make_nnx():
+    return NnxNet(nnx.Rngs(3))
+
+
+def nnx_of(variables):
+    """Returns the NNX model with these weights."""
+    model = make_nnx()
+    for collection in variables.values():
+        for layer, leaves in collection.items():
+            for name, array in leaves.items():
+                owner = getattr(model, layer)
+                setattr(owner, name, type(getattr(owner, name))(array))
+    return model
+
+
+NNX_WAYS = {
+    "orbax of the whole state": lambda p, m: save_orbax(p / "c", nnx.state(m)),
+    "orbax of pure dicts": lambda p, m: save_orbax(p / "c", nnx.to_pure_dict(nnx.state(m))),
+    "orbax, params and statistics": lambda p, m: save_orbax(p / "c", nnx.state(m, nnx.Any(nnx.Param, nnx.BatchStat))),
+    "msgpack": lambda p, m: save_msgpack(p / "c", nnx.to_pure_dict(nnx.state(m, nnx.Any(nnx.Param, nnx.BatchStat)))),
+    "an optimiser beside it": lambda p, m: save_orbax(p / "c", {"model": nnx.state(m), "step": np.int32(3)}),
+}
+
+
+@pytest.mark.parametrize("way", NNX_WAYS)
+def test_weights_of_nnx_as_people_have_them(tmp_path, variables, way):
+    path = NNX_WAYS[way](tmp_path, nnx_of(variables))
+    for factory in (make_nnx, Net):  # the same names in both libraries
+        network = load_network(path, factory)
+        jax.tree.map(np.testing.assert_array_equal, network.params, variables)
+        images = np.random.default_rng(1).normal(size=(2, *SHAPE)).astype(np.float32)
+        want = Net().apply(variables, images)
+        np.testing.assert_allclose(network.apply(network.params, images), want, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_of_linen_fit_the_same_network_in_nnx(tmp_path, variables, state):
+    for save in (save_orbax, save_msgpack):
+        network = load_network(save(tmp_path / save.__name__, state), make_nnx)
+        jax.tree.map(np.testing.assert_array_equal, network.params, variables)
+
+
+def test_what_does_not_fit_a_model_of_nnx_is_listed(tmp_path, variables):
+    path = save_orbax(tmp_path / "c", nnx.state(nnx_of(variables), nnx.Param))
+    with pytest.raises(
+        CheckpointError, match=r"missing 2: batch_stats/conv1_norm/mean \(6,\), batch_stats/conv1_norm/"
+    ):
+        load_network(path, make_nnx)
+
+
+class EquinoxNet(eqx.Module):
+    """Names and layouts as in PyTorch: units first."""
+
+    features: list
+    head: eqx.nn.Linear
+
+    def __call__(self, image):
+        return self.head(jax.nn.relu(self.features[0](image.ravel())))
+
+
+def make_equinox(seed=0):
+    keys = jax.random.split(jax.random.key(seed))
+    return EquinoxNet([eqx.nn.Linear(48, 5, key=keys[0])], eqx.nn.Linear(5, 4, key=keys[1]))
+
+
+def arrays_of_equinox(seed, sep):
+    model = make_equinox(seed)
+    layers = {"features/0": model.features[0], "head": model.head}
+    named = {f"{name}/{leaf}": getattr(layer, leaf) for name, layer in layers.items() for leaf in ("weight", "bias")}
+    return {name.replace("/", sep): np.asarray(array) for name, array in named.items()}
+
+
+@pytest.mark.parametrize("kept", ["safetensors, dots", "safetensors, slashes", "msgpack", "orbax", "PyTorch"])
+def test_weights_for_a_model_of_equinox(tmp_path, kept, request):
+    if kept == "PyTorch":
+        torch = request.getfixturevalue("torch")
+        state = {name: torch.from_numpy(np.array(array)) for name, array in arrays_of_equinox(7, ".").items()}
+        torch.save({"state_dict": state, "epoch": 3}, path := tmp_path / "w.pth")
+    elif kept.startswith("safetensors"):
+        save_file(arrays_of_equinox(7, "." if "dots" in kept else "/"), path := tmp_path / "w.safetensors")
+    else:
+        tree = traverse_util.unflatten_dict(arrays_of_equinox(7, "/"), sep="/")
+        path = (save_msgpack if kept == "msgpack" else save_orbax)(tmp_path / "c", tree)
+    network = load_network(path, make_equinox, image_shape=(4, 4, 3))
+    images = np.random.default_rng(1).normal(size=(2, 4, 4, 3)).astype(np.float32)
+    want = jax.vmap(make_equinox(7))(images.transpose(0, 3, 1, 2))
+    np.testing.assert_allclose(network.apply(network.params, images), want, rtol=1e-5, atol=1e-6)
+    assert network.layer_names() == ("features/0", "head")
+
+
+def test_what_does_not_fit_a_model_of_equinox_is_listed(tmp_path):
+    arrays = arrays_of_equinox(7, ".") | {"head.bias": np.zeros(9, np.float32), "more": np.ones((2, 3), np.float32)}
+    del arrays["head.weight"]
+    save_file(arrays, tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        load_network(tmp_path / "w.safetensors", make_equinox)
+    message = str(caught.value)
+    for part in (
+        r"missing 1: head/weight (4, 5)",
+        r"unexpected 1: more (2, 3)",
+        r"head/bias (9,), expected (4,)",
+    ):
+        assert part in message
+
+
+def test_weights_of_an_architecture_that_is_recognised_are_converted_for_ones_own_network(tmp_path):
+    save_file({name: np.ascontiguousarray(a) for name, a in small("alexnet").items()}, tmp_path / "w.safetensors")
+    plain = load_network(tmp_path / "w.safetensors")
+    mine = jp.Network.from_apply(plain.apply, jax.tree.map(jnp.zeros_like, plain.params), name="mine")
+    again = load_network(tmp_path / "w.safetensors", lambda: mine)
+    assert fingerprint(again.params) == fingerprint(plain.params)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_logits_at_full_size_equal_pytorch(torch, tmp_path, name):
         network = load_network(path)
         path.unlink()
         assert (network.source["architecture"], network.preprocessing) == (name, IMAGENET)
-        assert (network.image_shape, len(network.classes)) == ((224, 224, 3), 1000)
+        assert (network.image_shape, network.source["options"]["classes"]) == ((224, 224, 3), 1000)
         assert network.source["source"]["container"] == ("zip" if modern else "legacy")
         trees.append(network.params)
     # The same tree gives the same logits: they are computed once.

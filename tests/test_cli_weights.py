@@ -1,5 +1,7 @@
 """``convert``, ``inspect``, ``export`` and ``--network``: what a user types, and one line for what goes wrong."""
 
+import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +13,11 @@ import numpy as np
 import pytest
 from flax import serialization
 from safetensors.numpy import load_file, save_file
+from test_checkpoints_known import gives, serving
 from torchvision_copies import small, weights
 
 import jaxperturb as jp
-from jaxperturb.checkpoints import load_network, read_manifest
+from jaxperturb.checkpoints import known, load_network, read_manifest
 from jaxperturb.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -196,6 +199,93 @@ def test_export_refuses_half_a_lesion(line):
     assert not Path("o").exists()
 
 
+# Known names
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A known checkpoint whose file is small, with the content that a server is to give."""
+    content = Path(saved("tiny.safetensors")).read_bytes()
+    Path("tiny.safetensors").unlink()
+    digest = hashlib.sha256(content).hexdigest()
+    record = known.Known(
+        "tinynet", f"tinynet-{digest[:8]}.pth", digest, len(content), len(content) / 2**20, "alexnet", 1, 50.0, 70.0
+    )
+    monkeypatch.setattr(known, "_FILES", (record,))
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # between tries
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return record, content
+
+
+def test_a_known_name_is_downloaded_once_and_then_used_by_its_name(tiny, capsys, says):
+    record, content = tiny
+    with serving(gives(content)) as server:
+        assert main.run(["convert", "tinynet", f"--base_url={server.url}"]) == 0
+        out, err = capsys.readouterr()
+        place = known.place(record)
+        assert out == f"{place}: alexnet, 7 classes, images of 224x224x3; use it with --weights=tinynet\n"
+        assert f"{record.file}: 100%" in err
+        assert place.read_bytes() == content
+        again = says("convert", "tinynet", f"--base_url={server.url}")
+        assert again == out
+        assert server.paths == [f"/models/{record.file}"]
+    assert "conv5" in says("layers", "--weights=tinynet")
+    assert load_network("tinynet").source["licence"] == "BSD-3-Clause"
+
+
+def test_a_known_name_becomes_a_folder_where_one_is_asked_for(tiny, capsys, says):
+    _, content = tiny
+    with serving(gives(content)) as server:
+        assert main.run(["convert", "tinynet", f"--base_url={server.url}", "--out=here", "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    assert (out[:14], err) == ("here: alexnet,", "")
+    manifest = read_manifest(Path("here"))
+    assert (manifest.name, manifest.licence) == ("here", "BSD-3-Clause")
+    kernel = load_network("here").params["params"]["fc8"]["kernel"]
+    np.testing.assert_array_equal(kernel, tensors()["classifier.6.weight"].T)
+
+
+def test_a_known_name_without_a_connection_says_where_the_file_goes(tiny, capsys):
+    record, content = tiny
+    with serving(gives(content)) as server:
+        url = server.url
+    assert main.run(["convert", "tinynet", f"--base_url={url}"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    line = err.splitlines()[-1]
+    assert line.startswith("jaxperturb: ")
+    assert f"{url}/{record.file}" in line
+    assert f"put the file at {known.place(record)} by hand" in line
+    known.place(record).parent.mkdir(parents=True, exist_ok=True)
+    known.place(record).write_bytes(content)
+    assert main.run(["convert", "tinynet", f"--base_url={url}"]) == 0
+
+
+def test_a_mirror_with_another_file_is_refused(tiny, capsys, line):
+    record, content = tiny
+    with serving(gives(content[:-1] + b"?")) as server:
+        assert main.run(["convert", "tinynet", f"--base_url={server.url}", "--quiet"]) != 0
+    assert "its SHA-256 begins with" in capsys.readouterr().err
+    assert not known.place(record).exists()
+    told = line("layers", "--weights=tinynet")
+    assert f"'jaxperturb convert tinynet' downloads it, or put {record.file} at {known.place(record)}" in told
+    assert "--base_url is for known names (tinynet), and 'w.pth' is none" in line("convert", "w.pth", "--base_url=x")
+
+
+def test_networks_lists_the_known_names(says):
+    told = says("networks")
+    for name in ("alexnet-digits", "vgg16_bn", "squeezenet1_1"):
+        assert f"  {name} " in told
+
+
+def test_classes_of_known_checkpoints_are_those_of_imagenet(shared):
+    names = known.imagenet_names()
+    index = json.loads((shared / "data" / "imagenet_class_index.json").read_text())
+    assert names == tuple(index[str(i)][1].replace("_", " ") for i in range(1000))
+    assert (names[0], names[207], names[999]) == ("tench", "golden retriever", "toilet tissue")
+
+
 class Own(nn.Module):
     """Somebody's network for the digits."""
 
@@ -210,12 +300,13 @@ def make_network():
     return jp.Network.from_apply(digits.apply, shapes, name="mine", preprocessing=digits.preprocessing)
 
 
-def test_a_network_of_ones_own_with_weights(says, line, monkeypatch):
+def test_a_network_of_ones_own_with_weights(line, capsys, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "tests")
     params = jp.load_weights("alexnet-digits")
     Path("good.msgpack").write_bytes(serialization.to_bytes({"params": params["params"], "step": 3}))
     words = ["--weights=good.msgpack", "--network=test_cli_weights:make_network"]
-    assert "mine on 20 images" in says("evaluate", *words, "--images=20")
+    assert main.run(["evaluate", *words, "--images=20"]) == 0
+    assert "mine on 20 images" in capsys.readouterr().out
     bad = {**params["params"], "fc8": {"kernel": np.ones((3, 4), np.float32)}}
     Path("bad.msgpack").write_bytes(serialization.to_bytes({"params": bad}))
     told = line("evaluate", "--weights=bad.msgpack", "--network=test_cli_weights:make_network")

@@ -45,7 +45,7 @@ def test_the_list_has_one_line_each():
     ("arguments", "message"),
     [
         (("digit",), r"unknown data set 'digit'; did you mean 'digits'\?"),
-        (("nothing",), r"unknown data set 'nothing' \(known: digits\)"),
+        (("nothing",), r"unknown data set 'nothing' \(known: digits,"),
         (("digits", "tets"), r"digits has no split 'tets'; did you mean 'test'\?; it has test and train"),
         (("digits", ""), "digits has no split ''"),
         (("digits", "test", "/data"), r"leave out data_dir \(/data\)"),

@@ -1,5 +1,6 @@
 """Preprocessing against torchvision's recipe, written out here with Pillow and NumPy, and a study's images."""
 
+import dataclasses
 import hashlib
 
 import numpy as np
@@ -158,6 +159,21 @@ def test_a_shorter_study_has_the_beginning_of_the_chain():
     whole = prepare(data, DIGITS).chain
     for limit, links in ((1, 1), (200, 1), (256, 1), (257, 2), (499, 2)):
         assert prepare(data, DIGITS, limit).chain == whole[:links]
+
+
+def test_the_chain_is_computed_once_for_all_copies_of_the_record():
+    data, read = load_dataset("digits"), []
+
+    def reading(i):
+        read.append(i)
+        return data.read(i)
+
+    images = prepare(dataclasses.replace(data, read=reading), DIGITS, 300)
+    read.clear()
+    whole = prepare(data, DIGITS).chain
+    assert images.first(10).chain == whole[:1]
+    assert images.chain == dataclasses.replace(images, on_skip=print).chain == images.first(500).chain == whole
+    assert sorted(read) == list(range(500))
 
 
 def test_the_chain_says_nothing_of_the_preprocessing():

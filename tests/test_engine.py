@@ -15,7 +15,9 @@ from jaxperturb.engine.cut import cut
 from jaxperturb.engine.plan import Cell, cells_of, plan
 from jaxperturb.engine.programs import PLANES, first_classes, planes
 from jaxperturb.engine.run import evaluate_network, run
-from jaxperturb.engine.tiling import block_size, tile_sizes
+from jaxperturb.engine.stages import stage
+from jaxperturb.engine.steps import steps_of
+from jaxperturb.engine.tiling import block_size, tiling
 from jaxperturb.errors import PerturbationError
 from jaxperturb.levels import parse_levels
 from jaxperturb.networks.network import Network
@@ -185,22 +187,38 @@ def test_plain_evaluation(network, images, parts):
 
 @pytest.mark.parametrize("layer", ["conv1", "conv2", "fc3", "fc4"])
 def test_the_cut_is_the_network(network, images, layer):
-    program = network.program(batch=16)
-    target = [leaf.index for leaf in layers_of(network.params)[layer].leaves()]
-    parts_of = cut(program, target)
+    steps = steps_of(network.program(batch=16))
+    parts_of = cut(steps, [leaf.index for leaf in layers_of(network.params)[layer].leaves()])
+    every = parts_of.fixed | parts_of.before | parts_of.shared | parts_of.kernel | parts_of.after
+    assert every == frozenset(range(len(steps.equations)))
     leaves, pixels = jax.tree.leaves(network.params), images.block(0, 16)
-    handed = parts_of.before(leaves, pixels)
-    outputs = parts_of.layer(leaves, handed)
-    want = network.apply(network.params, pixels)
-    np.testing.assert_allclose(parts_of.after(leaves, handed, outputs), want, rtol=1e-5, atol=1e-5)
+    weights_only = parts_of.fixed | parts_of.kernel
+    whole = stage(parts_of, parts_of.after, (), [steps.program.logits])
+    intact = steps.function(
+        weights_only | parts_of.before, [*steps.program.weights, steps.program.images], whole.handed
+    )
+    handed = intact(*leaves, pixels)
+    (logits,) = whole.run(whole.fixed_of(leaves), whole.kernel_of(leaves), handed, [], [])
+    np.testing.assert_allclose(logits, network.apply(network.params, pixels), rtol=1e-5, atol=1e-5)
     # What comes before the target does not depend on it.
+    target = [i for i, v in enumerate(steps.program.weights) if v in parts_of.target]
     damaged = [leaf * 0 if i in target else leaf for i, leaf in enumerate(leaves)]
-    for a, b in zip(handed, parts_of.before(damaged, pixels), strict=True):
+    for a, b in zip(handed, intact(*damaged, pixels), strict=True):
         np.testing.assert_array_equal(a, b)
-    # The layer is affine in its leaves: f(2w) - f(w) = f(w) - f(0).
+    # The layer is linear in its leaves: f(2w) = 2 f(w), and f(0) = 0.
+    own = stage(parts_of, parts_of.after & parts_of.layer, (), parts_of.outputs)
+    of_layer = steps.function(
+        weights_only | parts_of.before, [*steps.program.weights, steps.program.images], own.handed
+    )
     twice = [leaf * 2 if i in target else leaf for i, leaf in enumerate(leaves)]
-    for zero, one, two in zip(*(parts_of.layer(w, handed) for w in (damaged, leaves, twice)), strict=True):
-        np.testing.assert_allclose(two - one, one - zero, rtol=1e-4, atol=1e-4)
+    zero, one, two = (
+        own.run(own.fixed_of(leaves), own.kernel_of(some), of_layer(*leaves, pixels), [], [])
+        for some in (damaged, leaves, twice)
+    )
+    assert own.outputs
+    for nothing, once, doubled in zip(zero, one, two, strict=True):
+        np.testing.assert_array_equal(nothing, 0)
+        np.testing.assert_allclose(doubled, 2 * once, rtol=1e-5, atol=1e-5)
 
 
 def test_ranks_of_equal_logits_and_nan():
@@ -276,11 +294,12 @@ def test_a_function_that_changes_other_layers_is_refused(network, images):
 
 
 def test_tiles_and_blocks(network):
-    tiles = tile_sizes(network, SHAPE, network.layer_names())
-    assert all(tile in (16, 32, 64, 128, 256, 512) for tile in tiles.values())
-    assert tile_sizes(network, SHAPE, ("fc4",))["fc4"] == tiles["fc4"]
-    assert block_size(1, {"*": 16, "a": 64}) == 64
-    assert block_size(65, {"*": 16, "a": 64}) == 128
+    tile = tiling(network, SHAPE)
+    assert tile.small in (16, 32, 64, 128, 256, 512)
+    assert tile.large % tile.small == 0
+    assert tiling(network, SHAPE, masks_per_call=3).masks == 3
+    assert block_size(1, 64) == 64
+    assert block_size(65, 64) == 128
 
 
 def test_a_plan_counts_coinciding_draws_one_by_one():

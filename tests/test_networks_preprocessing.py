@@ -5,7 +5,7 @@ import json
 import pytest
 
 from jaxperturb.errors import CheckpointError, NetworkError
-from jaxperturb.networks.preprocessing import IMAGENET, Preprocessing
+from jaxperturb.networks.preprocessing import IMAGENET, Preprocessing, parse_preprocessing
 
 
 @pytest.mark.parametrize(
@@ -79,3 +79,50 @@ def test_json_with_an_unknown_field_is_refused_with_the_nearest_name():
         CheckpointError, match="unknown preprocessing field 'interpolaton'; did you mean 'interpolation'"
     ):
         Preprocessing.from_json({"interpolaton": "bilinear"})
+
+
+OWN = Preprocessing(resize=256, crop=227, channels="BGR", mean=(104.0, 117.0, 123.0), scale=1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "own", "expected"),
+    [
+        ("imagenet", OWN, IMAGENET),
+        ("none", OWN, None),
+        ("crop=224", None, Preprocessing(crop=224)),
+        ("crop=100", OWN, Preprocessing(256, 100, "bilinear", "BGR", (104.0, 117.0, 123.0), (1.0,), 1.0)),
+        (
+            "imagenet; crop=64 ;resize=64x48",
+            OWN,
+            Preprocessing((64, 48), 64, "bilinear", "RGB", IMAGENET.mean, IMAGENET.std),
+        ),
+        ("none;crop=9", OWN, Preprocessing(crop=9)),
+        (
+            "resize=none;crop=none;mean=0.5;std=0.1,0.2,0.3;scale=1;channels=RGB;interpolation=bicubic",
+            OWN,
+            Preprocessing(None, None, "bicubic", "RGB", (0.5,), (0.1, 0.2, 0.3), 1.0),
+        ),
+    ],
+)
+def test_a_preprocessing_is_read_from_text(text, own, expected):
+    assert parse_preprocessing(text, own) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("imagent", r"expected imagenet, none or fields such as crop=224, got 'imagent'; did you mean 'imagenet'"),
+        ("imagenet;corp=2", "unknown field 'corp=2'; did you mean 'crop'"),
+        ("imagenet;224", "unknown field '224'"),
+        ("crop=big", "crop cannot be 'big'"),
+        ("resize=3x", "resize cannot be '3x'"),
+        ("mean=1,2", "mean must hold 1 or 3 numbers"),
+        ("crop=0", "crop must be a side in pixels, got 0"),
+        ("std=0", "std must not be 0"),
+        ("interpolation=lanczos", "interpolation must be one of"),
+    ],
+)
+def test_a_text_that_is_no_preprocessing_is_one_line(text, message):
+    with pytest.raises(NetworkError, match=message) as caught:
+        parse_preprocessing(text, None)
+    assert "\n" not in str(caught.value)

@@ -1,6 +1,7 @@
 """The printed summary and the table of cells."""
 
 import csv
+import re
 
 import pytest
 from sample_study import make_curve, make_study
@@ -10,26 +11,59 @@ from jaxperturb.errors import OutputError
 from jaxperturb.show.tables import summary_text, write_cells
 
 
+def rows_of(text, *names):
+    """Returns the cells of the table's lines that begin with these names, and checks that columns are aligned."""
+    lines = [line for line in text.splitlines() if line.startswith(tuple(f"  {name} " for name in names))]
+    assert len({len(line) for line in lines}) == 1
+    return [re.split(r"  +", line.strip()) for line in lines]
+
+
 def test_summary_is_aligned_and_in_the_networks_order():
-    study = make_study(targets=("conv10", "fc2"))
-    parts = [*curve_parts({"0": 20, "0.5": 16, "1": 4}, "fc2"), *curve_parts({"0": 20, "1": 19}, "conv10")]
+    study = make_study(targets=("conv10", "fc2"), draws=5)
+    parts = [
+        *curve_parts({"0": 20, "0.5": 16, "1": 4}, "fc2", draws=5),
+        *curve_parts({"0": 20, "0.5": 20, "1": 19}, "conv10", draws=5),
+    ]
     text = summary_text(results_from(parts, study))
-    assert text == (
-        "net: digits test, 20 images, 2 draws, seed 0, top-1 accuracy (chance 0.1)\n"
-        "\n"
-        "synapse_knockout (level: fraction of weights)\n"
-        "  layer   intact  half-life level  accuracy at 0.7\n"
-        "  conv10   1.000              > 1            0.965\n"
-        "  fc2      1.000            0.708            0.560\n"
-        "\n"
-        "half-life level: where half of the above-chance top-1 accuracy is gone; mean over draws, linear between levels"
-    )
+    first, _, second, *_ = text.splitlines()
+    assert first == "net: digits test, 20 images, 5 draws, seed 0, top-1 accuracy (chance 0.1)"
+    assert second == "synapse_knockout (level: fraction of weights)"
+    head, conv10, fc2 = rows_of(text, "layer", "conv10", "fc2")
+    assert head == ["layer", "intact", "half-life level", "accuracy at 0.7", "area", "rank"]
+    assert (conv10[:3], fc2[:2]) == (["conv10", "1.000", "> 1"], ["fc2", "1.000"])
+    assert fc2[2].startswith("0.708 (")
+    # Few images decide at 0.7, and the letter before the number says so; there is no spread of draws to speak of.
+    assert conv10[3].startswith("a 0.980 (")
+    assert fc2[3].startswith("a 0.560 (")
+    assert fc2[4].startswith("0.667 (")
+    assert (conv10[5], fc2[5]) == ("2", "1")
+    assert "  a: fewer than 10 deciding images" in text.splitlines()
+    assert "  95 % intervals over draws and images" in text.splitlines()
 
 
-def test_what_is_not_known_is_a_dash():
+def test_numbers_and_intervals_are_those_of_the_summary():
+    results = results_from(curve_parts({"0": 20, "0.5": 16, "1": 4}, draws=5))
+    ((*_, area, _rank),) = rows_of(summary_text(results), "conv1")
+    (row,) = results.summary().to_dict("records")
+    assert area == f"{row['area']:.3f} ({row['area_low']:.3f}, {row['area_high']:.3f})"
+
+
+def test_what_is_not_known_is_a_dash_and_says_why():
     study = make_study(perturbations=(make_curve(levels=("0.1",)),))
     text = summary_text(results_from(curve_parts({"0.1": 20}), study))
-    assert [line.split() for line in text.splitlines() if line.startswith("  conv1")] == [["conv1", "-", "-", "-"]]
+    assert rows_of(text, "conv1") == [["conv1", "-", "a -", "a -", "a -", "-"]]
+    assert "a: reference not computed yet" in text
+
+
+def test_just_these_images_are_said():
+    text = summary_text(results_from(curve_parts({"0": 20, "0.5": 16}, draws=5)), images_are="all")
+    assert "95 % intervals over draws alone: just these images" in text
+
+
+@pytest.mark.parametrize(("form", "line"), [("markdown", "| conv1 | 1.000 |"), ("latex", "conv1 & 1.000 &")])
+def test_papers_take_the_same_table(form, line):
+    text = summary_text(results_from(curve_parts({"0": 20, "0.5": 16}, draws=5)), form=form)
+    assert any(row.startswith(line) for row in text.splitlines())
 
 
 def test_unequal_draws_are_shown():

@@ -5,6 +5,7 @@ import sqlite3
 from contextlib import closing
 from decimal import Decimal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from jaxperturb.engine.run import Part
 from jaxperturb.errors import StoreError, StudyError
 from jaxperturb.networks.network import Network
 from jaxperturb.perturb.catalogue import parse_perturbations
-from jaxperturb.study.runner import open_study, run_study
+from jaxperturb.study.planned import Shard
+from jaxperturb.study.runner import open_study, preview, run_study
 from jaxperturb.study.store import open_store
 from jaxperturb.study.study import describe
 
@@ -291,7 +293,8 @@ def test_a_run_says_who_computed(path):
     )
     assert {"python", "jax", "jaxlib", "flax", "numpy", "jaxperturb"} <= json.loads(versions).keys()
     assert json.loads(device)["platform"] == "cpu"
-    assert {"first", "last"} <= json.loads(tiling).keys()
+    asking = Asking()
+    assert json.loads(tiling) == {"block": 128, "shard": None, "tiles": asking.study.identity.tiles}
     assert command
     assert precision == "float32"
 
@@ -318,3 +321,62 @@ def test_how_a_study_was_pieced_together_is_not_seen_in_its_cells(path):
     Asking(whole, **REAL)()
     table = "SELECT * FROM cells ORDER BY perturbation, target, level, draw"
     assert query(path, table) == query(whole, table)
+
+
+def environment(path):
+    return query(path, "SELECT run, text FROM event WHERE kind = 'environment'")
+
+
+def test_another_device_or_version_is_said_and_recorded(path):
+    starts = []
+    for _ in range(2):
+        Asking(path, draws=1, on_start=starts.append)()
+    assert [start.remarks for start in starts] == [(), ()]
+    assert environment(path) == []
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE run SET device = json_set(device, '$.platform', 'tpu', '$.host', 'elsewhere')")
+        connection.execute("UPDATE run SET versions = json_set(versions, '$.jax', '0.1.2')")
+    Asking(path, on_start=starts.append)()
+    remarks = ("platform: tpu before, cpu now", f"jax: 0.1.2 before, {jax.__version__} now")
+    assert starts[-1].remarks == remarks
+    assert environment(path) == [(3, remark) for remark in remarks]
+
+
+def test_what_a_run_would_compute_is_said_without_writing(path):
+    asking = Asking(path)
+    start = preview(path, asking.study)
+    assert (start.cells, start.evaluations) == (6, 6 * IMAGES)
+    assert not path.exists()
+    Asking(path, images=100)()
+    before = path.read_bytes()
+    start = preview(path, asking.study, pace=lambda: 0.5)
+    assert (start.cells, start.evaluations) == (6, 6 * (IMAGES - 100))
+    assert start.seconds == start.work / 2
+    with pytest.raises(StoreError, match="seed: 0 in the store, 1 asked"):
+        preview(path, Asking(seed=1).study)
+    assert path.read_bytes() == before
+
+
+def test_a_store_of_another_semantics_is_refused(path, monkeypatch):
+    Asking(path)()
+    monkeypatch.setattr("jaxperturb.study.study.SEMANTICS", 2)
+    with pytest.raises(StoreError, match="semantics: 1 in the store, 2 asked"):
+        Asking(path)()
+
+
+def test_another_precision_is_refused(path, monkeypatch):
+    Asking(path)()
+    monkeypatch.setattr("jaxperturb.study.study.PRECISION", "bfloat16")
+    with pytest.raises(StoreError, match="precision: float32 in the store, bfloat16 asked"):
+        Asking(path)()
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 7])
+def test_shares_of_a_study_are_the_whole_one(path, tmp_path, count):
+    expected, found, computed = Asking(levels="0,0.3,0.5,1")(), {}, []
+    for number in range(1, count + 1):
+        one = Asking(tmp_path / f"{number}.sqlite", levels="0,0.3,0.5,1", shard=Shard(number, count))
+        found |= one()
+        computed += one.calls
+    assert_equal(found, expected)
+    assert len(computed) == len(set(computed)), "no share computes what another does"

@@ -6,15 +6,19 @@ import sqlite3
 import threading
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from sample_study import RECORD, image_rows, make_cell, make_part, make_study
 
-from jaxperturb.errors import OutputError, StoreError
-from jaxperturb.study import schema
+from jaxperturb.errors import OutputError, StoreError, StoreInUseError
+from jaxperturb.study import contents, schema
 from jaxperturb.study import store as store_module
-from jaxperturb.study.store import create_store, open_store
+from jaxperturb.study.rows import key_of
+from jaxperturb.study.store import INTACT, claim_store, create_store, open_store
+
+STORES = Path(__file__).parent / "stores"
 
 
 @pytest.fixture
@@ -79,7 +83,9 @@ def test_file_names_its_application_and_keeps_a_rollback_journal(path):
     fill(path, [])
     assert query(path, "PRAGMA application_id") == [(0x4A585054,)]
     assert query(path, "PRAGMA journal_mode") == [("delete",)]
-    assert query(path, "SELECT version, name FROM schema_version") == [(1, "m001_initial")]
+    assert query(path, "SELECT version, name FROM schema_version") == [
+        (number, migration.__name__) for number, migration in enumerate(schema.MIGRATIONS, 1)
+    ]
 
 
 def test_nothing_but_the_store_is_left_in_the_folder(path):
@@ -99,7 +105,7 @@ def test_outcomes_come_back_from_parts_in_any_order(path):
 def test_a_stored_range_is_not_stored_again(path):
     with make_store(path) as store:
         store.add(store.begin_run(RECORD), make_part(make_cell(), 5, 10))
-    with open_store(path) as store:
+    with claim_store(path) as store:
         store.add(store.begin_run(RECORD), make_part(make_cell(), 0, 20))
     assert query(path, "SELECT start, stop, run FROM part ORDER BY start") == [(0, 5, 2), (5, 10, 1), (10, 20, 2)]
     with open_store(path) as store:
@@ -131,7 +137,7 @@ def test_parts_are_seen_by_others_after_a_commit_and_not_before(path):
 
 
 def test_a_part_is_committed_in_time_though_no_other_follows(path, monkeypatch):
-    monkeypatch.setattr(store_module, "COMMIT_SECONDS", 0.01)
+    monkeypatch.setattr(contents, "COMMIT_SECONDS", 0.01)
     with make_store(path) as store:
         store.add(store.begin_run(RECORD), make_part(make_cell()))
         wait = threading.Event()
@@ -143,7 +149,7 @@ def test_a_part_is_committed_in_time_though_no_other_follows(path, monkeypatch):
 
 
 def test_parts_are_committed_no_later_than_ten_seconds():
-    assert store_module.COMMIT_SECONDS <= 10
+    assert contents.COMMIT_SECONDS <= 10
 
 
 def test_an_exception_keeps_what_was_taken(path):
@@ -239,22 +245,70 @@ def test_damaged_outcomes_are_noticed_without_a_check_of_the_whole_file(path):
         store.outcomes(make_cell())
 
 
-def test_a_second_writer_is_told_and_harms_nothing(path):
-    first, second = make_store(path), open_store(path)
-    run = first.begin_run(RECORD)
-    first.add(run, make_part(make_cell()))
-    second.add(run, make_part(make_cell()))
-    first.close()
-    with pytest.raises(StoreError, match="in use by another run"):
-        second.close()
+def test_a_second_writer_is_refused_and_a_reader_is_not(path):
+    with make_store(path) as first:
+        run = first.begin_run(RECORD)
+        first.add(run, make_part(make_cell()))
+        first.commit()
+        first.add(run, make_part(make_cell(draw=1)))
+        for write in (claim_store, make_store):
+            with pytest.raises(StoreInUseError, match=f"process {os.getpid()} on .*, since 20"):
+                write(path)
+        with open_store(path) as reader:
+            assert [counts.cell for counts in reader.cells()] == [make_cell()]
+    with claim_store(path) as second:
+        assert len(second.cells()) == 2
+
+
+def test_a_store_is_not_made_where_one_is(path):
+    fill(path, [make_part(make_cell())])
+    with pytest.raises(StoreError, match="is there already"):
+        make_store(path)
     assert query(path, "SELECT COUNT(*) FROM part") == [(1,)]
 
 
 def test_what_a_killed_process_left_does_not_hinder_a_new_store(path):
     fill(path, [])
-    path.rename(path.with_name(f".results.sqlite.{os.getpid()}.new"))
+    path.rename(path.with_name(".results.sqlite.new"))
     fill(path, [make_part(make_cell())])
     assert [file.name for file in path.parent.iterdir()] == ["results.sqlite"]
+
+
+def test_a_reader_changes_nothing(path):
+    fill(path, [make_part(make_cell())])
+    before = path.read_bytes()
+    with open_store(path) as store, pytest.raises(OutputError, match="cannot be written"):
+        store.begin_run(RECORD)
+    assert path.read_bytes() == before
+
+
+def test_a_reader_that_takes_long_does_not_end_a_run(path, monkeypatch):
+    monkeypatch.setattr(contents, "COMMIT_SECONDS", 0.01)
+    monkeypatch.setattr("jaxperturb.study.database.BUSY_SECONDS", 0.02)
+    with make_store(path) as store, closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        run = store.begin_run(RECORD)
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM study").fetchall()
+        store.add(run, make_part(make_cell()))
+        threading.Event().wait(0.3)  # the commit is tried and put off a few times
+        store.add(run, make_part(make_cell(draw=1)))
+        reader.execute("COMMIT")
+    assert query(path, "SELECT COUNT(*) FROM part") == [(2,)]
+
+
+def test_a_part_that_an_interrupted_commit_wrote_is_there_once(path, monkeypatch):
+    """Ctrl-C may come when a commit is done, and not yet known to be."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with make_store(path) as store:
+        store.add(store.begin_run(RECORD), make_part(make_cell()))
+        with monkeypatch.context() as patched:
+            patched.setattr(contents.logging, "info", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                store.commit()
+    assert query(path, "SELECT COUNT(*) FROM part") == [(1,)]
 
 
 def test_a_refused_file_is_left_as_it_is(path):
@@ -278,39 +332,74 @@ def test_a_store_that_could_not_be_made_leaves_nothing(path, monkeypatch):
 
 def test_a_failed_migration_leaves_the_store_at_its_version(path, monkeypatch):
     fill(path, [])
+    version = len(schema.MIGRATIONS)
 
-    def m002_fails(connection):
+    def m999_fails(connection):
         connection.execute("ALTER TABLE part ADD COLUMN classes BLOB")
         raise sqlite3.OperationalError("some error")
 
-    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, m002_fails))
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, m999_fails))
     with pytest.raises(StoreError):
-        open_store(path)
-    assert query(path, "SELECT MAX(version) FROM schema_version") == [(1,)]
+        claim_store(path)
+    assert query(path, "SELECT MAX(version) FROM schema_version") == [(version,)]
     assert "classes" not in [row[1] for row in query(path, "PRAGMA table_info(part)")]
 
 
 def test_a_store_of_an_older_schema_is_brought_up(path, monkeypatch):
     fill(path, [make_part(make_cell())])
 
-    def m002_adds(connection):
+    def m999_adds(connection):
         connection.execute("ALTER TABLE part ADD COLUMN classes BLOB")
 
-    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, m002_adds))
+    before = path.read_bytes()
+    for module in (schema, store_module):
+        monkeypatch.setattr(module, "MIGRATIONS", (*schema.MIGRATIONS, m999_adds))
     with open_store(path) as store:
+        assert len(store.cells()) == 1
+    assert path.read_bytes() == before, "a reader changes nothing"
+    with claim_store(path) as store:
         assert len(store.cells()) == 1
     assert query(path, "SELECT classes FROM part") == [(None,)]
 
 
+def test_a_store_of_the_first_schema_is_read_and_brought_up(path):
+    """A file that the first version wrote, kept for good; the counts are those that it printed."""
+    shutil.copy(STORES / "schema1.sqlite", path)
+    expected = {
+        ("synapse_knockout", "conv5", "0.5", 0): 19,
+        ("synapse_knockout", "conv5", "0.5", 1): 19,
+        ("synapse_knockout", "conv5", "1", 0): 2,
+        ("synapse_knockout", "fc8", "0.5", 0): 19,
+        ("synapse_knockout", "fc8", "0.5", 1): 19,
+        ("synapse_knockout", "fc8", "1", 0): 2,
+        ("node_knockout", "conv5", "0", 0): 19,
+        ("node_knockout", "conv5", "0.5", 0): 19,
+        ("node_knockout", "conv5", "0.5", 1): 19,
+        ("node_knockout", "fc8", "0", 0): 19,
+        ("node_knockout", "fc8", "0.5", 0): 10,
+        ("node_knockout", "fc8", "0.5", 1): 9,
+    }
+    for read in (open_store, claim_store):
+        with read(path) as store:
+            assert {
+                key_of(counts.cell): counts.counts["top1"] for counts in store.cells() if counts.cell != INTACT
+            } == expected
+            assert store.study().targets == ("conv5", "fc8")
+            assert len(store.images()) == 20
+            ((run,),) = ([run.outcome for run in store.runs()],)
+            assert run == "complete"
+    assert query(path, "SELECT MAX(version) FROM schema_version") == [(len(schema.MIGRATIONS),)]
+
+
 def test_a_full_disk_is_said_and_loses_nothing_that_was_committed(path, monkeypatch):
-    connect = store_module.connect
+    connect = store_module.connect_writer
 
     def small(target):
         connection = connect(target)
         connection.execute("PRAGMA max_page_count = 30")
         return connection
 
-    monkeypatch.setattr(store_module, "connect", small)
+    monkeypatch.setattr(store_module, "connect_writer", small)
     with pytest.raises(OutputError, match="cannot be written"):
         fill_in_commits_of_ten(path)
     with open_store(path) as store:
@@ -330,6 +419,7 @@ def test_a_torn_last_write_is_rolled_back(path, tmp_path):
         shutil.copy(path, torn)
         shutil.copy(f"{path}-journal", f"{torn}-journal")
         writer.execute("ROLLBACK")
-    with open_store(torn) as store:
+    with open_store(torn) as store:  # this reader has to take the lease for a moment
+        assert [file.name for file in torn.parent.iterdir()] == ["results.sqlite"]
         assert len(store.images()) == 20
         np.testing.assert_array_equal(store.outcomes(make_cell())[1], make_part(make_cell()).outcomes)

@@ -35,7 +35,7 @@ def test_a_record_that_is_no_study_is_refused(text):
         ({"outputs": 12}, "outputs: 10 in the store, 12 asked"),
         ({"classes": ("zero", "two")}, 'classes: ["zero", "one"] in the store, ["zero", "two"] asked'),
         ({"preprocessing": {"resize": 9, "mean": [0.5]}}, "preprocessing.resize: 8 in the store, 9 asked"),
-        ({"tiles": {"conv1": 64}}, "tiles.conv1: 128 in the store, 64 asked"),
+        ({"tiles": {"small": 64, "large": 256, "convolutions": "xla"}}, "tiles.small: 128 in the store, 64 asked"),
         ({"image_shape": (9, 9, 1)}, "image_shape: [8, 8, 1] in the store, [9, 9, 1] asked"),
         (
             {"images": ("b" * 64, "d" * 64)},
@@ -68,7 +68,6 @@ def test_a_record_read_from_a_store_is_the_same_study():
         make_study(perturbations=(make_curve(levels=("0.25",)),)),
         make_study(make_identity(images=("b" * 64,)), images=10),
         make_study(make_identity(images=("b" * 64, "c" * 64, "d" * 64)), images=600),
-        make_study(make_identity(tiles={"conv10": 16})),
     ],
 )
 def test_more_or_less_of_the_same_is_no_difference(extended):
@@ -86,7 +85,7 @@ def test_a_changed_source_file_is_a_difference():
 
 def test_merge_contains_both():
     asked = make_study(
-        make_identity(images=("b" * 64,), tiles={"conv10": 16}),
+        make_identity(images=("b" * 64,)),
         targets=("conv10",),
         perturbations=(make_curve("resample"), make_curve(levels=("1", "0.25"))),
         draws=1,
@@ -98,8 +97,7 @@ def test_merge_contains_both():
     assert [curve.text for curve in both.perturbations] == ["synapse_knockout", "resample"]
     assert both.perturbations[0].levels == ("0", "0.5", "1", "0.25")
     assert (both.draws, both.images, both.metric) == (2, 20, "top5")
-    assert both.identity.images == make_identity().images
-    assert both.identity.tiles == {"*": 128, "conv1": 128, "fc2": 256, "conv10": 16}
+    assert both.identity == make_identity()
 
 
 def own(key, params, level, *, layers="*"):

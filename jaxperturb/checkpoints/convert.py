@@ -130,6 +130,15 @@ def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Fit:
     return best
 
 
+def is_recognised(tensors: Mapping[str, StoredTensor]) -> bool:
+    """Says whether half or more of an architecture's tensors are there."""
+    try:
+        recognise({name: stored.shape for name, stored in tensors.items()})
+    except CheckpointError:
+        return False
+    return True
+
+
 def fit_to(architecture: str, shapes: Mapping[str, tuple[int, ...]]) -> Fit:
     """Compares named shapes (PyTorch's) with what an architecture needs.
 

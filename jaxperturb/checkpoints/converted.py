@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxperturb.checkpoints.convert import Converted, convert
 from jaxperturb.checkpoints.folder import check_manifest, save_checkpoint
+from jaxperturb.checkpoints.known import Known, imagenet_names
 from jaxperturb.checkpoints.manifest import Manifest, class_names, read_image_shape
 from jaxperturb.checkpoints.torch_file import WeightsFile, open_weights
 from jaxperturb.errors import CheckpointError
@@ -18,7 +19,6 @@ from jaxperturb.networks.preprocessing import CHANNELS, IMAGENET, Preprocessing
 from jaxperturb.types import Params
 
 REMARK = "jaxperturb"  # in the metadata of a file that `export` wrote
-IMAGENET_CLASSES = 1000
 UNKNOWN = "unknown"
 # Options that the shapes of the tensors say; the others only a remark can.
 IN_SHAPES = ("classes", "width", "dense_width", "pooled_size")
@@ -53,6 +53,15 @@ def convert_file(
     return manifest, made.variables
 
 
+def convert_known(record: Known, path: Path, architecture: str | None = None) -> tuple[Manifest, Params]:
+    """Converts the file of a known checkpoint; see `convert_file`."""
+    manifest, variables = convert_file(path, architecture, name=record.name, licence=record.licence)
+    names = imagenet_names()
+    return dataclasses.replace(
+        manifest, classes=names if manifest.options["classes"] == len(names) else None
+    ), variables
+
+
 def save_converted(folder: Path, manifest: Manifest, variables: Params, storage: str) -> Path:
     """Writes what `convert_file` returned as a checkpoint folder, its arrays as "orbax" or "safetensors"."""
     return save_checkpoint(folder, variables, dataclasses.replace(manifest, storage=storage))
@@ -65,7 +74,6 @@ def remark_of(manifest_like: Mapping[str, Any]) -> dict[str, str]:
 
 def _manifest(file: WeightsFile, made: Converted, name: str, licence: str) -> Manifest:
     side, colours = ARCHITECTURES[made.architecture].image_size, made.channels == CHANNELS["RGB"]
-    names = tuple(f"class {i}" for i in range(IMAGENET_CLASSES))
     usual = Manifest(
         name=name,
         summary=f"{made.architecture}, converted from {file.path.name}",
@@ -74,7 +82,6 @@ def _manifest(file: WeightsFile, made: Converted, name: str, licence: str) -> Ma
         image_shape=(side, side, made.channels),
         licence=licence,
         arrays={},
-        classes=names if made.options["classes"] == IMAGENET_CLASSES else None,
         preprocessing=IMAGENET if colours else None,
         source={"file": file.path.name, "container": file.container, "sha256": sha256_of(file.path)},
         versions={package: metadata.version(package) for package in ("jaxperturb", "jax", "flax", "numpy")},

@@ -1,6 +1,6 @@
 """Finds a network's own arrays in a checkpoint of its training, and puts them into its tree: strict both ways."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from jaxperturb.types import Params
 # What a tree of variables is found under, besides its own collections.
 WRAPPERS = ("state", "train_state", "model", "variables", "target")
 STATISTICS = "batch_stats"
+RANDOM = "rngs"
 
 
 def variables_in(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -94,8 +95,23 @@ def _expected(tree: Params) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def _found(tree: Params, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    collections = {name.partition("/")[0] for name in leaf_names(tree)} | {COLLECTION}
-    return {_plain(name): array for name, array in collections_of(arrays, tuple(collections)).items()}
+    names = leaf_names(tree)
+    collections = dict.fromkeys([COLLECTION, *(name.partition("/")[0] for name in names)])
+    found = {_plain(name): array for name, array in collections_of(arrays, tuple(collections)).items()}
+    return _apart(found, {_plain(name) for name in names}, tuple(collections))
+
+
+def _apart(
+    found: Mapping[str, np.ndarray], wanted: Collection[str], collections: tuple[str, ...]
+) -> dict[str, np.ndarray]:
+    """Puts what NNX keeps in one tree into the network's collections, and leaves the state of random streams out."""
+    sorted_in = {}
+    for name, array in found.items():
+        places = [name, *(f"{collection}/{name}" for collection in collections)]
+        place = next((place for place in places if place in wanted), name)
+        if place in wanted or RANDOM not in name.split("/"):
+            sorted_in[place] = array
+    return sorted_in
 
 
 def _plain(name: str) -> str:

@@ -32,7 +32,7 @@ def read_arrays_of(path: Path) -> dict[str, Shaped[np.ndarray, "..."]]:
         tree = _read_msgpack(path)
     else:
         file = open_weights(path)
-        tree = {_slashed(name): file.read(name) for name in file.names}
+        tree = {slashed(name): file.read(name) for name in file.names}
     return {name: np.asarray(leaf) for name, leaf in orbax_files.flatten(tree).items() if _is_number(leaf)}
 
 
@@ -48,7 +48,7 @@ def is_msgpack(path: Path) -> bool:
 
 def is_flax(names: Mapping[str, object]) -> bool:
     """Says whether tensors are named as in a tree of Flax."""
-    return any(_slashed(name).split("/")[-1] in LEAVES for name in names)
+    return any(slashed(name).split("/")[-1] in LEAVES for name in names)
 
 
 def _read_msgpack(path: Path) -> Any:
@@ -63,8 +63,8 @@ def _read_msgpack(path: Path) -> Any:
         raise CheckpointError(f"{path} cannot be read as msgpack of Flax ({reason}); get it again") from error
 
 
-def _slashed(name: str) -> str:
-    # safetensors files of Flax join a path with "." or "/".
+def slashed(name: str) -> str:
+    """Returns the path of a tensor joined by "/": files of tensors join it with "." or "/"."""
     return name if "/" in name else name.replace(".", "/")
 
 

@@ -1,7 +1,9 @@
 """The public checkpoints of torchvision that are known by name: what they are, and how to have them."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 from jaxperturb.checkpoints.cache import cache_folder
@@ -149,6 +151,16 @@ _FILES = (
 def known() -> Mapping[str, Known]:
     """Returns the known checkpoints by name; none of them needs to be here yet."""
     return {record.name: record for record in _FILES}
+
+
+@functools.cache
+def imagenet_names() -> tuple[str, ...]:
+    """Returns a name for each class of ImageNet-1K in torchvision's order, that of the WordNet ids.
+
+    They are those of Keras's `imagenet_class_index.json`; "crane" and "maillot" are there twice.
+    """
+    table = resources.files("jaxperturb").joinpath("data", "imagenet_classes.csv").read_text(encoding="utf-8")
+    return tuple(line.partition(",")[2].replace("_", " ") for line in table.splitlines()[1:])
 
 
 def find(name: str) -> Known:

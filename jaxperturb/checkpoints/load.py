@@ -2,8 +2,10 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,14 +14,16 @@ import numpy as np
 
 from jaxperturb.checkpoints import fitting, flax_files, known, manifest, orbax_files
 from jaxperturb.checkpoints.bundled import bundled
-from jaxperturb.checkpoints.converted import convert_file
+from jaxperturb.checkpoints.convert import is_recognised, state_dict
+from jaxperturb.checkpoints.converted import convert_file, convert_known
 from jaxperturb.checkpoints.folder import load_folder, network_of
 from jaxperturb.checkpoints.torch_file import open_weights
 from jaxperturb.errors import CheckpointError, NetworkError, did_you_mean
 from jaxperturb.networks.catalogue import ARCHITECTURES
-from jaxperturb.networks.factory import Factory, call_factory, factory_name
+from jaxperturb.networks.factory import Factory, call_factory, factory_name, is_equinox, is_nnx
 from jaxperturb.networks.network import ImageShape, Network
-from jaxperturb.trees import COLLECTION
+from jaxperturb.networks.variables import call_in_use
+from jaxperturb.trees import COLLECTION, leaf_names, nested
 from jaxperturb.types import Params
 
 Weights = str | os.PathLike[str]
@@ -45,8 +49,8 @@ def load_network(
             a network of your own also an Orbax checkpoint, a msgpack file of Flax or a `.safetensors` of a Flax tree;
             `params` and `batch_stats` of a training state are picked.
         network: only for weights that do not bring theirs: your own network as ``"package.module:function"`` or a
-            function, called without arguments. It returns a `Network`, which may bring its weights, or a Linen module.
-            Or the name of an architecture, which the weights must then be of.
+            function, called without arguments. It returns a `Network`, which may bring its weights, or a module of
+            Linen, NNX or Equinox. Or the name of an architecture, which the weights must then be of.
         image_shape: (height, width, channels), for a Linen module that only fits its weights at one size.
 
     Raises:
@@ -62,14 +66,12 @@ def load_network(
         return _load_as(name_or_path, network)
     made = call_factory(network)
     if name_or_path is None:
-        if isinstance(made, nn.Module):
+        if not isinstance(made, Network):
             raise NetworkError(f"network {factory_name(network)} returned a module without weights; give them, too")
         return made
-    arrays = fitting.variables_in(_arrays(name_or_path))
-    if isinstance(made, Network):
-        return dataclasses.replace(made, params=fitting.filled(made.params, arrays, str(name_or_path)))
-    tree = _tree_of(made, arrays, image_shape)
-    return Network.from_linen(made, fitting.filled(tree, arrays, str(name_or_path)), image_shape=image_shape)
+    arrays = fitting.variables_in(_arrays(name_or_path, made))
+    own = _own(made, arrays, image_shape)
+    return dataclasses.replace(own, params=fitting.filled(own.params, arrays, str(name_or_path)))
 
 
 def load_weights(name_or_path: Weights, network: str | Factory | None = None) -> Params:
@@ -86,7 +88,7 @@ def load_weights(name_or_path: Weights, network: str | Factory | None = None) ->
     """
     if network is None and _is_flax(name_or_path):
         arrays = fitting.variables_in(flax_files.read_arrays_of(_path(name_or_path)))
-        return _nested(fitting.collections_of(arrays, (COLLECTION, fitting.STATISTICS)))
+        return nested(fitting.collections_of(arrays, (COLLECTION, fitting.STATISTICS)))
     return load_network(name_or_path, network).params
 
 
@@ -99,7 +101,7 @@ def _load(name_or_path: Weights, architecture: str | None) -> Network:
                 f"{found.name} is not here yet: 'jaxperturb convert {found.name}' downloads it, or put {found.file} "
                 f"at {known.place(found)}"
             )
-        return network_of(*convert_file(path, architecture, name=found.name, licence=found.licence))
+        return network_of(*convert_known(found, path, architecture))
     if found.is_file():
         if flax_files.is_msgpack(found):
             raise CheckpointError(f"{found} is a msgpack file of Flax, which does not say its network; {GIVE_NETWORK}")
@@ -128,11 +130,35 @@ def _load_as(name_or_path: Weights | None, architecture: str) -> Network:
     return network
 
 
-def _arrays(name_or_path: Weights) -> Mapping[str, np.ndarray]:
-    """Reads weights for a network of the user's own: of Flax, or of an architecture that is recognised."""
+def _own(made: Any, arrays: Mapping[str, np.ndarray], image_shape: ImageShape | None) -> Network:
+    """Returns a network of the user's own, before the weights are in it; that of a Linen module has shapes alone."""
+    if isinstance(made, Network):
+        return made
+    if is_nnx(made):
+        return Network.from_nnx(made, image_shape=image_shape)
+    if is_equinox(made):
+        return Network.from_equinox(made, image_shape=image_shape)
+    return Network.from_linen(made, _tree_of(made, arrays, image_shape), image_shape=image_shape)
+
+
+def _arrays(name_or_path: Weights, made: Any) -> Mapping[str, np.ndarray]:
+    """Reads weights for a network of the user's own: by their own names, or as an architecture that is recognised."""
     if _is_flax(name_or_path):
         return flax_files.read_arrays_of(_path(name_or_path))
+    found = _find(name_or_path)
+    if isinstance(found, Path) and found.is_file():
+        file = open_weights(found)
+        tensors = {flax_files.slashed(name): kept for name, kept in state_dict(file.content).items()}
+        if _has_names_of(made, tensors) or not is_recognised(state_dict(file.content)):
+            return {name: file.read(kept.name) for name, kept in tensors.items()}
     return {name: np.asarray(leaf) for name, leaf in orbax_files.flatten(_load(name_or_path, None).params).items()}
+
+
+def _has_names_of(made: Any, names: Collection[str]) -> bool:
+    if isinstance(made, nn.Module):
+        return False  # its kernels are never called as in PyTorch
+    wanted = leaf_names(_own(made, {}, None).params)
+    return any(name.removeprefix(f"{COLLECTION}/") in names for name in wanted)
 
 
 def _is_flax(name_or_path: Weights) -> bool:
@@ -191,10 +217,11 @@ def _usual_shapes() -> list[ImageShape]:
 
 def _trees(module: nn.Module, shapes: list[ImageShape]) -> Iterator[Params]:
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    init = partial(module.init, **call_in_use(type(module).__call__, {}))
     reason, made = "", False
     for shape in shapes:
         try:
-            tree = jax.eval_shape(module.init, keys, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+            tree = jax.eval_shape(init, keys, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
         except Exception as error:  # a user's module may raise anything for images that it does not take
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             continue
@@ -205,14 +232,3 @@ def _trees(module: nn.Module, shapes: list[ImageShape]) -> Iterator[Params]:
             f"{type(module).__name__} cannot be set up from images alone ({reason}); give image_shape, or a factory "
             "that returns a jaxperturb.Network"
         )
-
-
-def _nested(arrays: Mapping[str, np.ndarray]) -> Params:
-    tree: dict = {}
-    for name, array in arrays.items():
-        *groups, leaf = name.split("/")
-        inner = tree
-        for group in groups:
-            inner = inner.setdefault(group, {})
-        inner[leaf] = array
-    return tree

@@ -25,7 +25,9 @@ class Command:
         examples: pairs (what it does, the command line without ``jaxperturb``), the simplest first.
         define: adds the command's flags to a new `flags.FlagValues`; the command has no others.
         run: does the work; takes the parsed flags and one string for each of `arguments`.
-        arguments: names of the words that must stand beside the flags, such as ``OUT``.
+        arguments: names of the words that must stand beside the flags, such as ``OUT``; a last one with dots,
+            ``STORE...``, may be given several times.
+        optional: names of words that may follow these.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Command:
     define: Callable[[flags.FlagValues], None]
     run: Callable[..., None]
     arguments: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ def _split_flag(command: Command, values: flags.FlagValues, word: str, rest: deq
     """Returns a flag's full name and its value; takes the value from `rest` where it is the next word."""
     name, equals, text = word.lstrip("-").partition("=")
     switches = {f"no{flag}" for flag in values if values[flag].boolean}
-    if not word.startswith("--") or word.startswith("---"):
+    short = len(name) == 1 and name in values and word.startswith(f"-{name}")
+    if not short and (not word.startswith("--") or word.startswith("---")):
         raise UsageError(f"unknown flag {word!r}: flags begin with two dashes{_nearest_flag(name, values)}")
     if name in switches:
         if equals:
@@ -133,8 +137,10 @@ def _takes(flag: flags.Flag) -> str:
 
 
 def _check_arguments(command: Command, arguments: list[str]) -> None:
-    if len(arguments) > len(command.arguments):
-        extra = arguments[len(command.arguments)]
+    most = len(command.arguments) + len(command.optional)
+    several = any(name.endswith("...") for name in command.arguments)
+    if len(arguments) > most and not several:
+        extra = arguments[most]
         raise UsageError(
             f"unexpected argument {extra!r}: {command.name} takes {_takes_arguments(command)} (--flag=value)"
         )
@@ -144,21 +150,27 @@ def _check_arguments(command: Command, arguments: list[str]) -> None:
 
 
 def _takes_arguments(command: Command) -> str:
-    return " ".join(command.arguments) + " and flags" if command.arguments else "flags only"
+    words = _words(command)
+    return " ".join(words) + " and flags" if words else "flags only"
+
+
+def _words(command: Command) -> tuple[str, ...]:
+    return (*command.arguments, *(f"[{name}]" for name in command.optional))
 
 
 def help_text(command: Command) -> str:
     """Returns the help of one command: usage, what it does, examples, its flags with their defaults."""
     values = flags.FlagValues()
     command.define(values)
-    usage = " ".join(("usage: jaxperturb", command.name, *command.arguments, "[--flag=value ...]"))
+    usage = " ".join(("usage: jaxperturb", command.name, *_words(command), "[--flag=value ...]"))
     examples = "\n".join(f"  # {what}\n  jaxperturb {line}" for what, line in command.examples)
     rows = "\n".join(_flag_help(values[name]) for name in values)
     return f"{usage}\n\n{_fill(command.summary + ' ' + command.details)}\n\nExamples:\n{examples}\n\nFlags:\n{rows}"
 
 
 def _flag_help(flag: flags.Flag) -> str:
-    form = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}={_placeholder(flag)}"
+    dashes = "-" if len(flag.name) == 1 else "--"
+    form = f"--[no]{flag.name}" if flag.boolean else f"{dashes}{flag.name}={_placeholder(flag)}"
     default = "" if flag.boolean or flag.default is None else f" (default: {flag.default})"
     return f"  {form}\n{_fill(_own_help(flag) + default, '      ')}"
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from absl import app, logging
 
 from jaxperturb.cli import (
+    cache,
+    compare,
     convert,
     datasets,
     doctor,
@@ -17,11 +19,15 @@ from jaxperturb.cli import (
     faults,
     inspect,
     layers,
+    merge,
     networks,
     perturbations,
+    plan,
     plot,
+    status,
     sweep,
     table,
+    verify,
 )
 from jaxperturb.cli.command import HELP_WORDS, Command, help_text, parse
 from jaxperturb.errors import JaxPerturbError, UsageError, did_you_mean
@@ -29,9 +35,9 @@ from jaxperturb.errors import JaxPerturbError, UsageError, did_you_mean
 COMMANDS: dict[str, Command] = {
     module.COMMAND.name: module.COMMAND
     for module in (
-        *(sweep, evaluate, plot, table, faults),
-        *(networks, layers, datasets, perturbations),
-        *(convert, inspect, export, doctor),
+        *(sweep, evaluate, plot, table, status, merge, compare, plan, faults),
+        *(networks, layers, datasets, cache, perturbations),
+        *(convert, inspect, verify, export, doctor),
     )
 }
 
@@ -59,8 +65,8 @@ def run(words: Sequence[str]) -> int:
         words: what was typed after ``jaxperturb``.
 
     Returns:
-        The exit status: 0; 2 for a mistake in what was asked; 1 for a failure; 130 after Ctrl-C; 141 where the reader
-        of standard output has gone.
+        The exit status: 0; 2 for a mistake in what was asked; 1 for a failure; 130 after Ctrl-C, 143 after SIGTERM;
+        141 where the reader of standard output has gone.
     """
     debug = "--debug" in words or "--debug=true" in words
     try:
@@ -69,7 +75,7 @@ def run(words: Sequence[str]) -> int:
     except JaxPerturbError as error:
         return _report(str(error), error.exit_status, debug)
     except KeyboardInterrupt as stop:
-        return _report(str(stop) or "interrupted", INTERRUPTED, debug)
+        return _report(str(stop) or "interrupted", getattr(stop, "exit_status", INTERRUPTED), debug)
     except BrokenPipeError:
         return _leave_closed_pipe()
     except (OSError, MemoryError) as error:

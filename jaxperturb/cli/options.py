@@ -25,25 +25,67 @@ def define_own_network(values: flags.FlagValues) -> None:
         "network",
         None,
         "A network of your own, as package.module:function, which is called without arguments and returns a "
-        "jaxperturb.Network, or a Linen module where weights are given; or an architecture's name, which the weights "
-        "must then be of.",
+        "jaxperturb.Network, or a module of Linen, NNX or Equinox where weights are given; or an architecture's name, "
+        "which the weights must then be of.",
         flag_values=values,
     )
 
 
 def define_data(values: flags.FlagValues) -> None:
-    """Adds ``--dataset``, ``--split``, ``--data_dir`` and ``--images``."""
+    """Adds ``--dataset`` with what belongs to it, ``--images`` and ``--preprocessing``."""
     flags.DEFINE_string(
-        "dataset", DEFAULT_DATASET, "Labelled images; 'jaxperturb datasets' lists what there is.", flag_values=values
+        "dataset",
+        DEFAULT_DATASET,
+        "Labelled images: folder:PATH, npz:PATH, or a name; 'jaxperturb datasets' lists what there is.",
+        flag_values=values,
     )
     flags.DEFINE_string("split", None, "Part of the data set (default: its test part).", flag_values=values)
     flags.DEFINE_string("data_dir", None, "Folder where the data set lies, for one that needs it.", flag_values=values)
+    flags.DEFINE_string(
+        "labels_file",
+        None,
+        "For folder:PATH with all pictures in one folder: which is of which class (Kaggle's LOC_val_solution.csv, "
+        "caffe's val.txt, ILSVRC's ground truth with meta.mat beside it, or lines 'picture,label').",
+        flag_values=values,
+    )
     flags.DEFINE_integer(
         "images",
         None,
         "Use only this many images, the classes in proportion; a larger number later extends the same study "
         "(default: all).",
         lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "on_bad_image",
+        "raise",
+        ["raise", "skip"],
+        "What to do with an image that cannot be read: stop, or leave it out and list it.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "preprocessing",
+        None,
+        "How pictures become the network's inputs, where it does not say so itself or you know better: imagenet, none, "
+        "or fields such as 'resize=256;crop=224;mean=0.5;std=0.5;channels=BGR;interpolation=bicubic'.",
+        flag_values=values,
+    )
+    define_classes(values)
+
+
+def define_classes(values: flags.FlagValues) -> None:
+    """Adds ``--classes`` and ``--restrict_classes``."""
+    flags.DEFINE_string(
+        "classes",
+        None,
+        "File of lines 'class of the data set,class of the network' (a name, a WordNet id or a number), for classes "
+        "that are not matched by themselves.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "restrict_classes",
+        False,
+        "Score images among the data set's classes alone, not among all that the network knows.",
         flag_values=values,
     )
 
@@ -72,9 +114,9 @@ def define_metric(values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
         "metric",
         None,
-        ["top1", "top5"],
-        "What counts as right in tables and figures: the true class first, or among the first five (default: top5 for "
-        "1000 classes, top1 otherwise).",
+        ["top1", "top5", "balanced"],
+        "What counts as right in tables and figures: the true class first, or among the first five, or first with all "
+        "classes weighed alike (default: top5 for 1000 classes, top1 otherwise).",
         flag_values=values,
     )
 

@@ -1,21 +1,22 @@
 """``jaxperturb sweep``: the main job."""
 
+import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from absl import flags
+from absl import flags, logging
 
 from jaxperturb.cli import backend, options
 from jaxperturb.cli.command import Command
-from jaxperturb.cli.inputs import read_dataset, read_network
+from jaxperturb.cli.config import read_config
+from jaxperturb.cli.inputs import class_options, read_dataset, read_network, tell_classes
+from jaxperturb.cli.interrupt import Interrupts, Stopped
 
 if TYPE_CHECKING:
-    from jaxperturb.data import Dataset
-    from jaxperturb.networks.network import Network
     from jaxperturb.show.results import Results
 
-_RECORDED = ("weights", "network", "dataset", "split", "data_dir", "images")
+_RECORDED = ("weights", "network", "dataset", "split", "data_dir", "labels_file", "preprocessing")
 DEFAULT_PERTURBATIONS = "synapse_knockout,node_knockout,gaussian_noise"
 
 
@@ -61,56 +62,98 @@ def _define(values: flags.FlagValues) -> None:
         "unless it is 0).",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "shard",
+        None,
+        "Compute only a share of the lesions, such as 3/16: the third of 16 that cost about the same; 'jaxperturb "
+        "merge' joins them.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "config",
+        None,
+        "The config.json of a study, to repeat or continue it; flags beside it have the last word (OUT is the file's "
+        "folder unless given).",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "dry_run", False, "Only say what would be computed, on what, and about how long it takes.", flag_values=values
+    )
     options.define_talking(values)
+    flags.DEFINE_integer("v", 0, "1 logs what is done and when, 2 what JAX says, too.", flag_values=values)
 
 
 def _run(values: flags.FlagValues) -> None:
+    if values.v:
+        logging.set_verbosity(logging.INFO if values.v == 1 else logging.DEBUG)
+    recorded = {} if values.config is None else read_config(Path(values.config), values)
     backend.start(values.device)
-    from jaxperturb.show.tables import summary_text
 
     network, dataset = read_network(values), read_dataset(values)
-    out = Path(values.out or default_out(network.name, dataset.name, values.seed))
-    results = _sweep(values, network, dataset, out)
+    out = Path(values.out or default_out(network.name, dataset.name, values.seed, values.shard))
+    asked: dict[str, Any] = {
+        **{name: values[name].value for name in ("perturbations", "layers", "levels", "draws", "seed", "images")},
+        **{name: values[name].value for name in ("metric", "shard")},
+        **class_options(values),
+        "net": network,
+        "data": dataset,
+        "out": out,
+        "recorded": recorded,
+        "on_images": None if values.quiet else tell_classes,
+    }
+    if values.dry_run:
+        from jaxperturb.api import preview
+        from jaxperturb.study.progress import start_lines
+
+        print("\n".join(start_lines(preview(**asked), str(out))))
+        return
+    results = _sweep(values, asked, out)
+    if values.shard:
+        print(f"share {values.shard} is in {out}; 'jaxperturb merge' joins it with the others")
+        return
+    from jaxperturb.show.tables import summary_text
+
     print(summary_text(results))
     if not values.quiet:
         print(f"\nFigures: {out / 'figures'}; lesions: {out / 'results.csv'}; everything: {out}", file=sys.stderr)
 
 
-def _sweep(values: flags.FlagValues, network: "Network", dataset: "Dataset", out: Path) -> "Results":
+def _sweep(values: flags.FlagValues, asked: dict[str, Any], out: Path) -> "Results":
     from jaxperturb import api
-    from jaxperturb.cli.progress import Progress
 
-    with Progress(values.quiet, out) as progress:
-        return api.sweep(
-            network,
-            dataset,
-            values.perturbations,
-            values.layers,
-            values.levels,
-            values.draws,
-            values.seed,
-            images=values.images,
-            batch_size=values.batch_size,
-            metric=values.metric,
-            out=out,
-            on_start=progress.start,
-            on_part=progress.advance,
-            flags={name: value for name in _RECORDED if (value := values[name].value) is not None},
-        )
+    given = {name: value for name in _RECORDED if (value := values[name].value) is not None}
+    with Interrupts() as interrupts:
+        try:
+            return api.sweep(
+                **asked,
+                batch_size=values.batch_size,
+                progress=not values.quiet,
+                on_start=interrupts.listen,
+                on_part=lambda _: interrupts.check(),
+                flags=given,
+            )
+        except KeyboardInterrupt:
+            if not (out / "results.sqlite").is_file():
+                raise
+            raise Stopped(
+                f"interrupted; what was computed is in {out}, and the same command continues it",
+                interrupts.received or signal.SIGINT,
+            ) from None
 
 
-def default_out(network: str, dataset: str, seed: int) -> str:
+def default_out(network: str, dataset: str, seed: int, shard: str | None = None) -> str:
     """Returns the folder of a study that has none given: ``runs/alexnet-digits``, ``runs/mine-digits-seed3``."""
     name = network if network.endswith(dataset) else f"{network}-{dataset}"
-    return f"runs/{name}" + (f"-seed{seed}" if seed else "")
+    share = f"-shard{shard.strip().replace('/', 'of')}" if shard else ""
+    return f"runs/{name}" + (f"-seed{seed}" if seed else "") + share
 
 
 COMMAND = Command(
     name="sweep",
     summary="Damages a network layer by layer and measures what is left.",
     details="Every layer gets every perturbation at every level, several times; a table is printed, and OUT gets "
-    "results.sqlite, results.csv, config.json and figures/. Ctrl-C keeps what is done, the same command continues it, "
-    "and more draws, levels, layers or images extend it.",
+    "results.sqlite, results.csv, config.json and figures/. Ctrl-C (or SIGTERM) keeps what is done, the same command "
+    "continues it, and more draws, levels, layers or images extend it.",
     examples=(
         ("the bundled network: all layers, three kinds of damage (a few minutes)", "sweep"),
         ("a quick look first; the full run continues it", "sweep --images=100 --draws=2"),
@@ -123,6 +166,9 @@ COMMAND = Command(
             "sweep --perturbations=resample,gaussian_noise --levels='resample=0:1:0.25;gaussian_noise=0,1,2'",
         ),
         ("a checkpoint of your own, into a folder of your choice", "sweep --weights=checkpoints/mine --out=runs/mine"),
+        ("what it would compute, and how long that takes", "sweep --draws=20 --dry_run"),
+        ("a study again, from its own record", "sweep --config=runs/alexnet-digits/config.json --out=runs/again"),
+        ("one of 16 jobs that share a study", "sweep --draws=100 --shard=3/16 --out=runs/share3"),
     ),
     define=_define,
     run=_run,

@@ -34,7 +34,7 @@ def cell_faults(network: Network, asked: Asked, cell: Cell, key: Key) -> tuple[F
     lesions = Lesions.of(network, asked, cell.target, {})
     arrays = [jnp.asarray(leaf) for leaf in jax.tree.leaves(network.params)]
     reference = lesions.encoded(key, arrays)
-    lesioned, _ = lesions.apply(cell, key, arrays, reference)
+    lesioned = lesions.lesioned(cell, key, arrays)
     values = dict(zip(lesions.leaves, zip(reference, lesioned, strict=True), strict=True))
     places = asked.places(lesions.request(cell, key))
     layers, maps = layers_of(network.params, network.norms), flattened_maps(network)

@@ -1,128 +1,189 @@
 """Cuts a network's program at the layers that a study perturbs.
 
-Each equation either depends on the target's leaves or not. What does not is *before*: it runs once per tile of images,
-and what it hands over is kept for all draws and levels. What depends on them affinely is *the layer*; the rest is
-*after*. The weights stay arguments of all three, so that XLA never folds them into constants.
+Each equation depends on the target's leaves or not, and on the images or not:
+
+- of neither: *fixed*, made once;
+- of the images alone: *before*, made once for each block of images, and what the rest reads of it is handed over;
+  *shared* where it is a step of a replaced equation that also reads the target: what all kernels need of the images;
+- of the target alone: *kernel*, made once for each lesion;
+- of both: *after*, made for each lesion and image. Its beginning is *the layer* where it is linear in the target's
+  leaves: convolutions and products with what comes before, and sums of such.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jaxperturb.networks.program import Program, as_function, variables
-from jaxperturb.types import AnyArray
+from jax.extend import core as jex
 
-Values = Sequence[AnyArray]
+from jaxperturb.engine.steps import Steps
+from jaxperturb.networks.program import variables
+from jaxperturb.trees import Layer
 
-# Affine in one argument when the others do not depend on the target's leaves.
+# Linear in one argument when the others do not depend on the target's leaves.
 _LINEAR = {
-    "broadcast_in_dim",
-    "convert_element_type",
-    "copy",
-    "expand_dims",
-    "neg",
-    "reduce_sum",
-    "reshape",
-    "slice",
-    "squeeze",
-    "transpose",
+    *("broadcast_in_dim", "convert_element_type", "copy", "expand_dims", "neg", "reduce_sum", "reshape", "slice"),
+    *("squeeze", "transpose"),
 }
 _BILINEAR = {"mul", "dot_general", "conv_general_dilated"}
 _SUMS = {"add", "sub", "add_any"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cut:
-    """A network in three parts, equal to the whole when run one after the other.
+    """The equations of a program by what they depend on, as numbers.
 
     Attributes:
-        before: (leaves, images) -> values handed over.
-        layer: (leaves, values handed over) -> outputs of the layer.
-        after: (leaves, values handed over, outputs of the layer) -> logits.
-        per_image: entries for one image of the largest value that `layer` and `after` make or are handed.
+        steps: the program.
+        target: variables of the target's leaves.
+        fixed: of weights alone.
+        before: of the images.
+        shared: of the images, and only read by steps of an equation that reads the target.
+        kernel: of the target.
+        after: of both, the layer among them.
+        layer: those of `shared`, `kernel` and `after` that make the layer's outputs, linear in the target's leaves.
+        outputs: variables of the layer's outputs, which the rest of `after` reads.
     """
 
-    before: Callable[[Values, AnyArray], Values]
-    layer: Callable[[Values, Values], Values]
-    after: Callable[[Values, Values, Values], AnyArray]
-    per_image: int
+    steps: Steps
+    target: tuple[Any, ...]
+    fixed: frozenset[int]
+    before: frozenset[int]
+    shared: frozenset[int]
+    kernel: frozenset[int]
+    after: frozenset[int]
+    layer: frozenset[int]
+    outputs: tuple[Any, ...]
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """Equations by what they depend on: other weights alone, the images, the target affinely, the rest."""
-
-    fixed: list[Any]
-    before: list[Any]
-    layer: list[Any]
-    after: list[Any]
-
-
-def cut(program: Program, target: Collection[int]) -> Cut:
+def cut(steps: Steps, target: Collection[int], *, everything: bool = False) -> Cut:
     """Returns the program cut at some leaves.
 
     Args:
-        program: of the whole network, at the batch size at which the parts will run.
-        target: indices of the perturbed leaves, in `jax.tree.leaves` order.
+        steps: of the network.
+        target: indices of the perturbed leaves, in `jax.tree.leaves` order; none cuts behind the end.
+        everything: whether all that depends on the images counts as after: the plain network.
     """
-    parts = _sort(program, target)
-    used_after = _reads(parts.after) | {program.logits}
-    outputs = [v for equation in parts.layer for v in equation.outvars if v in used_after]
-    used = used_after | _reads(parts.layer)
-    available = [program.images, *(v for equation in parts.before for v in equation.outvars)]
-    handed = [v for v in available if v in used]
-    weights = list(program.weights)
-    before = _function(program, parts.fixed + parts.before, [*weights, program.images], handed)
-    layer = _function(program, parts.fixed + parts.layer, [*weights, *handed], outputs)
-    after = _function(program, parts.fixed + parts.after, [*weights, *handed, *outputs], [program.logits])
-    made = [
-        v for equation in parts.layer + parts.after for v in equation.outvars if v.aval.shape[:1] == (program.batch,)
-    ]
+    weights = steps.program.weights
+    hot = {weights[i] for i in target}
+    seen = {steps.program.images}
+    of: dict[str, set[int]] = {name: set() for name in ("fixed", "before", "kernel", "after")}
+    for i, equation in enumerate(steps.equations):
+        reads = variables(equation)
+        is_seen = any(v in seen for v in reads)
+        is_hot = any(v in hot for v in reads) or (everything and is_seen)
+        of[("after" if is_seen else "kernel") if is_hot else ("before" if is_seen else "fixed")].add(i)
+        hot.update(equation.outvars if is_hot else ())
+        seen.update(equation.outvars if is_seen else ())
+    hot_origins = {steps.origins[i] for i in of["after"]}
+    shared = {i for i in of["before"] if steps.origins[i] in hot_origins}
+    linear = set() if everything else _linear_origins(steps, {weights[i] for i in target})
+    layer = {i for i in of["after"] | of["kernel"] | shared if steps.origins[i] in linear}
+    rest = of["after"] - layer
+    read = set(steps.free(rest, [steps.program.logits]))
+    outputs = [v for i in sorted(layer & of["after"]) for v in steps.equations[i].outvars if v in read]
     return Cut(
-        lambda leaves, images: before(*leaves, images),
-        lambda leaves, values: layer(*leaves, *values),
-        lambda leaves, values, ys: after(*leaves, *values, *ys)[0],
-        max((v.aval.size // program.batch for v in [*handed, *made]), default=1),
+        steps,
+        tuple(weights[i] for i in sorted(target)),
+        frozenset(of["fixed"]),
+        frozenset(of["before"] - shared),
+        frozenset(shared),
+        frozenset(of["kernel"]),
+        frozenset(of["after"]),
+        frozenset(layer),
+        tuple(outputs),
     )
 
 
-def _sort(program: Program, target: Collection[int]) -> _Parts:
-    parts = _Parts([], [], [], [])
-    touched = {v for index, v in enumerate(program.weights) if index in target}
-    affine, seen = set(touched), {program.images}
-    for equation in program.equations:
-        reads = variables(equation)
-        hot = [v for v in reads if v in touched]
-        if hot:
-            touched.update(equation.outvars)
-            if _is_affine(equation, hot, affine):
-                affine.update(equation.outvars)
-                parts.layer.append(equation)
-            else:
-                parts.after.append(equation)
-        elif any(v in seen for v in reads):
-            seen.update(equation.outvars)
-            parts.before.append(equation)
-        else:
-            parts.fixed.append(equation)
-    return parts
+def _linear_origins(steps: Steps, target: Collection[Any]) -> set[int]:
+    """The program's own equations that are linear in the target's leaves, as numbers."""
+    hot, linear, found = set(target), set(target), set()
+    for number, equation in enumerate(steps.program.equations):
+        reads = [v for v in variables(equation) if v in hot]
+        if reads:
+            hot.update(equation.outvars)
+            if _is_linear(equation, reads, linear):
+                linear.update(equation.outvars)
+                found.add(number)
+    return found
 
 
-def _is_affine(equation: Any, hot: Sequence[Any], affine: Collection[Any]) -> bool:
+def _is_linear(equation: Any, hot: list[Any], linear: Collection[Any]) -> bool:
     name = equation.primitive.name
-    if not all(v in affine for v in hot):
+    if not all(v in linear for v in hot):
         return False
+    if name in _SUMS:
+        return len(hot) == len(equation.invars)  # a summand of another origin would be a constant
     divides = name == "div" and list(hot) == [equation.invars[0]]
-    return name in _LINEAR or name in _SUMS or divides or (name in _BILINEAR and len(hot) == 1)
+    return name in _LINEAR or divides or (name in _BILINEAR and len(hot) == 1)
 
 
-def _reads(equations: Sequence[Any]) -> set[Any]:
-    return {v for equation in equations for v in variables(equation)}
+def unit_axes(cut: Cut, layer: Layer) -> Mapping[Any, int] | None:
+    """Returns the axis of each of the layer's outputs that counts its units, or None where one has none.
+
+    Args:
+        cut: of the layer alone.
+        layer: of the network.
+    """
+    steps = cut.steps
+    weights = steps.program.weights
+    axes: dict[Any, int] = {
+        weights[leaf.index]: leaf.unit_axis % len(leaf.shape) for leaf in layer.leaves(include_norm=True)
+    }
+    for number in sorted({steps.origins[i] for i in cut.layer}):
+        equation = steps.program.equations[number]
+        axis = _unit_axis(equation, axes)
+        if axis is not None:
+            axes.update(dict.fromkeys(equation.outvars, axis))
+    found = {v: axes[v] for v in cut.outputs if v in axes}
+    return found if cut.outputs and len(found) == len(cut.outputs) else None
 
 
-def _function(
-    program: Program, equations: list[Any], inputs: list[Any], outputs: list[Any]
-) -> Callable[..., list[AnyArray]]:
-    whole = program.closed.jaxpr
-    part = as_function(whole, equations, [*whole.constvars, *inputs], outputs)
-    return lambda *values: part(*program.closed.consts, *values)
+def _unit_axis(equation: Any, axes: Mapping[Any, int]) -> int | None:
+    """The axis of units of what an equation makes, or None where they do not stay apart on one axis."""
+    known = [(i, v) for i, v in enumerate(equation.invars) if not isinstance(v, jex.Literal) and v in axes]
+    if not known or (equation.primitive.name in _SUMS and len(known) < len(equation.invars)):
+        return None
+    (place, v), axis, parameters = known[0], axes[known[0][1]], equation.params
+    match equation.primitive.name:
+        case "convert_element_type" | "copy" | "neg" | "mul" | "div":
+            return axis
+        case "add" | "sub" | "add_any":
+            return axis if len({axes[v] for _, v in known}) == 1 else None
+        case "broadcast_in_dim":
+            return int(parameters["broadcast_dimensions"][axis])
+        case "transpose":
+            return list(parameters["permutation"]).index(axis)
+        case "reshape" | "squeeze" | "expand_dims":
+            return _same_place(v.aval.shape, equation.outvars[0].aval.shape, axis)
+        case "conv_general_dilated":
+            dimensions = parameters["dimension_numbers"]
+            of_kernel = place == 1 and dimensions.rhs_spec[0] == axis
+            return int(dimensions.out_spec[1]) if of_kernel else None
+        case "dot_general":
+            return _free_place(equation, place, axis)
+    return None
+
+
+def _same_place(before: tuple[int, ...], after: tuple[int, ...], axis: int) -> int | None:
+    """Where an axis stands after a reshape that leaves it as it is."""
+    ahead = 1
+    for size in before[:axis]:
+        ahead *= size
+    place = 1
+    for i, size in enumerate(after):
+        if place == ahead and size == before[axis] and (size > 1 or before == after):
+            return i
+        place *= size
+    return None
+
+
+def _free_place(equation: Any, place: int, axis: int) -> int | None:
+    """Where an axis of an operand stands in a product, or None where it is summed over."""
+    contracted, batch = equation.params["dimension_numbers"]
+    if axis in contracted[place] or axis in batch[place]:
+        return None
+    free = [
+        [i for i in range(v.aval.ndim) if i not in (*contracted[j], *batch[j])] for j, v in enumerate(equation.invars)
+    ]
+    return len(batch[0]) + (len(free[0]) if place else 0) + free[place].index(axis)

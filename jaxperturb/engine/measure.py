@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
-from jaxperturb.data.preprocess import PreparedImages, prepare
+from jaxperturb.data.preprocess import PreparedImages
 from jaxperturb.engine.activations import activations_function, find_activation
 from jaxperturb.networks.network import ImageShape, Network, Specification, shapes_of, specification
 from jaxperturb.networks.program import trace
@@ -36,8 +36,7 @@ def extras_for(network: Network, images: PreparedImages, asked: Asked, targets: 
     measured = asked.perturbation.measured
     if not measured:
         return {}
-    dataset = images.dataset
-    some = prepare(dataset, images.preprocessing, min(IMAGES, len(dataset)))
+    some = images.first(IMAGES)
     extras: dict[str, Any] = {}
     if "scores" in measured:
         extras["scores"] = measure_saliency(network, some, batch_size=_BATCH)
@@ -65,9 +64,12 @@ def measure_means(
     spec = specification(network.params)
     program = _sums_program(network.apply, spec, shape, batch_size, tuple(known[name] for name in layers))
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(network.params)]
-    found = [program(leaves, pixels, counted) for pixels, _, counted in _batches(images, batch_size)]
+    found, number = [], 0
+    for pixels, _, counted in _batches(images, batch_size):
+        found.append(program(leaves, pixels, counted))
+        number += int(counted.sum())
     totals = [np.sum([np.asarray(sums, np.float64) for sums in some], axis=0) for some in zip(*found, strict=True)]
-    return {name: (total / len(images)).astype(np.float32) for name, total in zip(layers, totals, strict=True)}
+    return {name: (total / number).astype(np.float32) for name, total in zip(layers, totals, strict=True)}
 
 
 def measure_saliency(network: Network, images: PreparedImages, *, batch_size: int) -> Params:
@@ -91,12 +93,16 @@ def measure_saliency(network: Network, images: PreparedImages, *, batch_size: in
 
 
 def _batches(images: PreparedImages, size: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields pixels, labels and which of them count, in batches of one size; the last is filled up with zeros."""
+    """Yields pixels, labels and which of them count, in batches of one size; the last is filled up with zeros.
+
+    Images that cannot be read and are skipped do not count.
+    """
     for start in range(0, len(images), size):
         stop = min(start + size, len(images))
         pixels = np.zeros((size, *images.image_shape), np.float32)
-        labels, counted = np.zeros(size, np.int32), np.arange(size) < stop - start
-        pixels[: stop - start], labels[: stop - start] = images.block(start, stop), images.labels[start:stop]
+        labels, counted = np.zeros(size, np.int32), np.zeros(size, bool)
+        pixels[: stop - start], counted[: stop - start] = images.read_block(start, stop)
+        labels[: stop - start] = images.labels[start:stop]
         yield pixels, labels, counted
 
 

@@ -1,7 +1,7 @@
-"""The compiled programs: one for a network, target and shapes; keys, levels, weights and images are arguments."""
+"""The compiled programs: one for a network, target and tile; keys, levels, weights and images are arguments."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,119 +9,167 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Int
 
-from jaxperturb.engine.cut import cut
-from jaxperturb.errors import PerturbationError
+from jaxperturb.engine.cut import Cut, cut
+from jaxperturb.engine.rewrite import replacement
+from jaxperturb.engine.stages import Chain, Pair, Stage, Stages, chain, pair, stages
+from jaxperturb.engine.steps import Steps, steps_of
+from jaxperturb.engine.tiling import Tiling
 from jaxperturb.networks.network import ImageShape, Specification, shapes_of
 from jaxperturb.networks.program import trace
-from jaxperturb.trees import is_changed
 from jaxperturb.types import AnyArray, Apply, Labels, Logits
 
 PLANES = ("top1", "top5", "same1", "same5", "finite")
 FIRST = 5  # "top5" and "same5" look at this many classes
 
-
-@functools.lru_cache(maxsize=256)
-def before_program(
-    apply: Apply, spec: Specification, image_shape: ImageShape, tile: int, target: tuple[int, ...]
-) -> Callable[..., Any]:
-    """Returns the compiled ``(leaves, images) -> values handed over`` for one tile of images."""
-    return jax.jit(_cut(apply, spec, image_shape, tile, target).before)
-
-
-@functools.lru_cache(maxsize=256)
-def outcome_program(
-    apply: Apply, spec: Specification, image_shape: ImageShape, tile: int, target: tuple[int, ...]
-) -> Callable[..., Any]:
-    """Returns the compiled ``(leaves, lesioned leaves, handed over, labels, reference) -> planes`` for one tile."""
-    parts = _cut(apply, spec, image_shape, tile, target)
-
-    def outcome(
-        leaves: Sequence[AnyArray],
-        lesioned: Sequence[AnyArray],
-        handed: Sequence[AnyArray],
-        labels: Labels,
-        reference: Int[AnyArray, "n five"],
-    ) -> Bool[AnyArray, "p n"]:
-        leaves = _with(leaves, target, lesioned)
-        return planes(parts.after(leaves, handed, parts.layer(leaves, handed)), labels, reference)
-
-    return jax.jit(outcome)
-
-
-@functools.lru_cache(maxsize=64)
-def reference_program(apply: Apply, spec: Specification, image_shape: ImageShape, tile: int) -> Callable[..., Any]:
-    """Returns the compiled ``(leaves, images, labels) -> (planes, first classes)`` of the network as it is."""
-    whole = jax.extend.core.jaxpr_as_fun(trace(apply, shapes_of(*spec), image_shape, tile).closed)
-
-    def reference(leaves: Sequence[AnyArray], images: AnyArray, labels: Labels) -> tuple[AnyArray, AnyArray]:
-        logits = whole(*leaves, images)[0]
-        first = first_classes(logits)
-        return planes(logits, labels, first), first
-
-    return jax.jit(reference)
-
-
-@functools.lru_cache(maxsize=256)
-def classes_program(
-    apply: Apply, spec: Specification, image_shape: ImageShape, tile: int, target: tuple[int, ...]
-) -> Callable[..., Any]:
-    """Returns the compiled ``(leaves, lesioned leaves, handed over) -> first classes`` for one tile."""
-    parts = _cut(apply, spec, image_shape, tile, target)
-
-    def classes(leaves: Sequence[AnyArray], lesioned: Sequence[AnyArray], handed: Sequence[AnyArray]) -> AnyArray:
-        leaves = _with(leaves, target, lesioned)
-        return first_classes(parts.after(leaves, handed, parts.layer(leaves, handed)))
-
-    return jax.jit(classes)
+Values = Sequence[AnyArray]
+# (the layer's outputs in the intact network, what else decides them, of the lesion) -> the layer's outputs
+Blend = Callable[[Values, Values, Any], list[AnyArray]]
 
 
 @dataclass(frozen=True)
-class Call:
-    """A perturbation as it is compiled: everything about it that is not traced.
+class Shape:
+    """What all programs of a study share.
 
     Attributes:
-        function: the perturbation.
-        options: by name, with `layers`, and `scope` and `norms` where the function takes them.
-        counted: whether the level is handed over as counts, for ``count=``.
+        apply: the network.
+        spec: of its params.
+        image_shape: of its images.
+        tiling: of its programs.
     """
 
-    function: Callable[..., Any]
-    options: tuple[tuple[str, Any], ...]
-    counted: bool
+    apply: Apply
+    spec: Specification
+    image_shape: ImageShape
+    tiling: Tiling
 
-    def __call__(self, key: AnyArray, params: Any, amount: Any, extras: Mapping[str, Any]) -> Any:
-        """Returns the perturbed tree."""
-        options = {name: dict(value) if name == "norms" else value for name, value in self.options}
-        level, count = (None, {"count": amount}) if self.counted else (amount, {})
-        return self.function(key, params, level, **options, **count, **extras)
+
+@functools.lru_cache(maxsize=16)
+def pair_of(shape: Shape) -> Pair:
+    """Returns the network's program at the two sizes of its tile."""
+    return pair(_steps(shape, shape.tiling.small), _steps(shape, shape.tiling.large))
+
+
+def _steps(shape: Shape, batch: int) -> Steps:
+    rules = shape.tiling.rewrites
+    program = trace(shape.apply, shapes_of(*shape.spec), shape.image_shape, batch)
+    return steps_of(program, lambda equation: replacement(equation, rules))
+
+
+@functools.lru_cache(maxsize=256)
+def cuts_of(shape: Shape, target: tuple[int, ...], everything: bool = False) -> tuple[Cut, Cut]:
+    """Returns the cut at some leaves, at both sizes."""
+    both = pair_of(shape)
+    return cut(both.small, target, everything=everything), cut(both.large, target, everything=everything)
+
+
+@functools.lru_cache(maxsize=256)
+def stages_of(shape: Shape, target: tuple[int, ...], everything: bool = False) -> Stages:
+    """Returns the stages behind a cut."""
+    return stages(pair_of(shape), *cuts_of(shape, target, everything))
+
+
+@functools.lru_cache(maxsize=64)
+def intact_chain(shape: Shape, wanted: tuple[Any, ...]) -> tuple[Chain, tuple[Any, ...], tuple[Any, ...]]:
+    """Returns the intact network up to its logits, with the variables that its stages give beside.
+
+    Args:
+        shape: of the study.
+        wanted: variables of the small program.
+
+    Returns:
+        The chain; the variables of the small program that its early stage gives behind what is carried over; those of
+        the large program that its late stage gives before the logits.
+    """
+    both = pair_of(shape)
+    small, large = cuts_of(shape, (), everything=True)
+    kept = tuple(v for v in wanted if both.is_early(v))
+    late = tuple(both.enlarged[v] for v in wanted if not both.is_early(v))
+    outputs = [*late, large.steps.program.logits]
+    return chain(both, small, large, small.after, outputs, kept=kept), kept, late
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A stage, compiled.
+
+    Attributes:
+        stage: what it takes and gives.
+        fixed: ``(leaves) -> fixed``.
+        share: ``(fixed, handed) -> shared``.
+        run: ``(fixed, kernel, handed, shared, given) -> outputs``.
+    """
+
+    stage: Stage
+    fixed: Callable[[Values], list[AnyArray]]
+    share: Callable[[Values, Values], list[AnyArray]]
+    run: Callable[[Values, Values, Values, Values, Values], list[AnyArray]]
 
 
 @functools.lru_cache(maxsize=1024)
-def lesion_program(call: Call, spec: Specification, target: tuple[int, ...]) -> Callable[..., Any]:
-    """Returns the compiled ``(key, level or counts, leaves, reference, extras) -> (lesioned leaves, entries changed)``.
+def compiled(stage: Stage) -> Compiled:
+    """Returns a stage, compiled."""
+    return Compiled(stage, jax.jit(stage.fixed_of), jax.jit(stage.share), jax.jit(stage.run))
 
-    ``reference`` holds the target's leaves in the reference network, from which changes are counted; ``extras`` are
-    further traced options of the perturbation, by name.
+
+@functools.lru_cache(maxsize=512)
+def blended(stage: Stage, blend: Blend) -> Callable[..., list[AnyArray]]:
+    """Returns the compiled ``(fixed, kernel, handed, shared, outputs, others, lesion) -> outputs`` of an early stage.
+
+    What it is given, the layer's outputs, is blended of those of the intact network and others.
+    """
+
+    def run(
+        fixed: Values, kernel: Values, handed: Values, shared: Values, ys: Values, others: Values, lesion: Any
+    ) -> list[AnyArray]:
+        return stage.run(fixed, kernel, handed, shared, blend(ys, others, lesion))
+
+    return jax.jit(run)
+
+
+@functools.lru_cache(maxsize=512)
+def finish(stage: Stage, axes: tuple[int, ...], blend: Blend | None = None) -> Callable[..., Any]:
+    """Returns the compiled late stage, ``(…, labels, reference) -> (planes, logits)``.
+
+    Its arguments are fixed, kernel, handed, shared, pieces (lists of what the early stage gave), the layer's outputs,
+    others and lesion (empty lists and None without a blend), labels, and the first classes of the reference network.
 
     Args:
-        call: the perturbation.
-        spec: of the tree.
-        target: indices of the leaves that it may touch.
+        stage: the late stage.
+        axes: along which the pieces of each value are joined.
+        blend: of the layer's outputs, where the layer is of this stage and its outputs are not computed.
     """
-    structure, _ = spec
 
-    def lesion(
-        key: AnyArray, amount: Any, leaves: Sequence[AnyArray], reference: Sequence[AnyArray], extras: Mapping[str, Any]
-    ) -> tuple[list[AnyArray], AnyArray]:
-        after = jax.tree.leaves(call(key, jax.tree.unflatten(structure, leaves), amount, extras))
-        _check_untouched(call, target, leaves, after)
-        lesioned = [after[i] for i in target]
-        differ = [jnp.sum(is_changed(a, b), dtype=jnp.uint32) for a, b in zip(reference, lesioned, strict=True)]
-        return lesioned, jnp.sum(jnp.stack(differ))
+    def run(
+        fixed: Values,
+        kernel: Values,
+        handed: Values,
+        shared: Values,
+        pieces: Sequence[Values],
+        ys: Values,
+        others: Values,
+        lesion: Any,
+        labels: Labels,
+        reference: Int[AnyArray, "n five"],
+    ) -> tuple[AnyArray, AnyArray]:
+        carried = joined(pieces, axes)
+        given = blend(ys, others, lesion) if blend else []
+        *_, logits = stage.run(fixed, kernel, handed, shared, [*carried, *given])
+        return planes(logits, labels, reference), logits
 
-    return jax.jit(lesion)
+    return jax.jit(run)
 
 
+def joined(pieces: Sequence[Values], axes: Sequence[int]) -> list[AnyArray]:
+    """Returns the values of several pieces, each joined along its axis of images."""
+    return [jnp.concatenate(some, axis) for some, axis in zip(zip(*pieces, strict=True), axes, strict=True)]
+
+
+def carried_axes(both: Pair, early: Stage | None) -> tuple[int, ...]:
+    """Returns the axes of images of what an early stage gives."""
+    return tuple(both.image_axis(v) for v in early.outputs) if early else ()
+
+
+@jax.jit
 def planes(logits: Logits, labels: Labels, reference: Int[AnyArray, "n five"]) -> Bool[AnyArray, "p n"]:
     """Returns what came of each image, in the order of `PLANES`.
 
@@ -150,30 +198,7 @@ def planes(logits: Logits, labels: Labels, reference: Int[AnyArray, "n five"]) -
     )
 
 
+@jax.jit
 def first_classes(logits: Logits) -> Int[AnyArray, "n five"]:
     """Returns the first five classes of each image, best first, ties by number."""
     return jax.lax.top_k(logits, min(FIRST, logits.shape[-1]))[1]
-
-
-@functools.lru_cache(maxsize=256)
-def _cut(apply: Apply, spec: Specification, image_shape: ImageShape, tile: int, target: tuple[int, ...]) -> Any:
-    return cut(trace(apply, shapes_of(*spec), image_shape, tile), target)
-
-
-def _with(leaves: Sequence[AnyArray], target: tuple[int, ...], lesioned: Sequence[AnyArray]) -> list[AnyArray]:
-    replaced = dict(zip(target, lesioned, strict=True))
-    return [replaced.get(i, leaf) for i, leaf in enumerate(leaves)]
-
-
-def _check_untouched(
-    call: Call, target: tuple[int, ...], before: Sequence[AnyArray], after: Sequence[AnyArray]
-) -> None:
-    name, layers = getattr(call.function, "__name__", "the perturbation"), dict(call.options)["layers"]
-    if len(after) != len(before):
-        raise PerturbationError(f"{name} returned {len(after)} arrays, expected the {len(before)} that it was given")
-    for i, (old, new) in enumerate(zip(before, after, strict=True)):
-        if i not in target and new is not old:
-            raise PerturbationError(f"{name} was asked for {', '.join(layers)} and changed another array; use `layers`")
-        if jnp.shape(new) != jnp.shape(old) or jnp.result_type(new) != jnp.result_type(old):
-            expected, came = (f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for leaf in (old, new))
-            raise PerturbationError(f"{name} returned {came} for an array of {', '.join(layers)}, expected {expected}")

@@ -1,6 +1,7 @@
 """A network of the user's own, named as ``package.module:function`` or given as a function."""
 
 import importlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,19 +13,38 @@ from jaxperturb.networks.network import Network
 Factory = Callable[[], Any]
 
 
-def call_factory(factory: str | Factory) -> Network | nn.Module:
-    """Calls a factory without arguments and returns the network or Linen module that it makes.
+def call_factory(factory: str | Factory) -> Any:
+    """Calls a factory without arguments and returns the network or the module of a framework that it makes.
+
+    Returns:
+        A `Network`, or a module of Linen, NNX or Equinox.
 
     Raises:
         NetworkError: there is no such function, or it makes something else.
     """
-    made = (find_function(factory) if isinstance(factory, str) else factory)()
-    if not isinstance(made, Network | nn.Module):
-        raise NetworkError(
-            f"network {factory_name(factory)} returned a {type(made).__name__}, not a jaxperturb.Network or a "
-            "flax.linen.Module"
-        )
-    return made
+    made: Any = (find_function(factory) if isinstance(factory, str) else factory)()
+    if isinstance(made, Network | nn.Module) or is_nnx(made) or is_equinox(made):
+        return made
+    raise NetworkError(
+        f"network {factory_name(factory)} returned a {type(made).__name__}, not a jaxperturb.Network or a module of "
+        "Flax or Equinox"
+    )
+
+
+def is_nnx(made: object) -> bool:
+    """Says whether something is an NNX module."""
+    return _is_a("flax.nnx", made)
+
+
+def is_equinox(made: object) -> bool:
+    """Says whether something is an Equinox module."""
+    return _is_a("equinox", made)
+
+
+def _is_a(library: str, made: object) -> bool:
+    # Whoever made the module has imported its library; nobody else needs it.
+    module = sys.modules.get(library)
+    return module is not None and isinstance(made, module.Module)
 
 
 def factory_name(factory: str | Factory) -> str:

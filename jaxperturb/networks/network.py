@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import jax
@@ -12,7 +12,8 @@ import numpy as np
 from jaxperturb.errors import NetworkError
 from jaxperturb.networks.preprocessing import Preprocessing
 from jaxperturb.networks.program import Program, first_uses, trace
-from jaxperturb.trees import layers_of
+from jaxperturb.networks.variables import call_in_use
+from jaxperturb.trees import LayerRule, Norms, layers_of
 from jaxperturb.types import Apply, Params
 
 ImageShape = tuple[int, int, int]
@@ -49,7 +50,8 @@ class Network:
         preprocessing: how a picture becomes an image, or None for arrays as they are.
         image_shape: (h, w, c) that the network expects, or None where any will do.
         source: what its checkpoint says of it: licence, training, accuracy.
-        norms: names of norms that do not follow the rule of `jaxperturb.trees`, by layer.
+        norms: names of norms that do not follow the rule of `jaxperturb.trees`, by layer; or the whole `LayerRule` by
+            which layers are found, which `from_linen` and the like take as `layers`.
     """
 
     apply: Apply
@@ -59,24 +61,72 @@ class Network:
     preprocessing: Preprocessing | None = None
     image_shape: ImageShape | None = None
     source: Mapping[str, Any] = field(default_factory=dict)
-    norms: Mapping[str, str] | None = None
+    norms: Norms = None
 
     @classmethod
-    def from_linen(cls, module: Any, variables: Params, *, name: str | None = None, **options: Any) -> "Network":
+    def from_linen(cls, module: Any, variables: Params, **options: Any) -> "Network":
         """Returns the network of a Flax Linen module.
 
+        It is used as after its training: an argument of its call that is named `train`, `deterministic`,
+        `use_running_average` or the like takes the value of use where its default is another one.
+
         Args:
-            module: a `flax.linen.Module`; it is called with the images alone.
-            variables: its whole tree, ``{"params": ...}``.
-            name: for titles and folders; the module's class otherwise.
-            **options: further fields of `Network` (`classes`, `preprocessing`, `image_shape`, `source`).
+            module: a `flax.linen.Module`.
+            variables: its whole tree, ``{"params": …}`` with ``"batch_stats"`` where there are some.
+            **options: fields of `Network` (`name`, which is the module's class otherwise, `classes`, `preprocessing`,
+                `image_shape`, `source`, `norms`), and `layers`, a `jaxperturb.trees.LayerRule`; whatever else is
+                handed to the module's call.
         """
-        return cls(module.apply, variables, name or type(module).__name__.lower(), **options)
+        own, call = _apart(options)
+        keywords = call_in_use(type(module).__call__, call)
+        apply = functools.partial(module.apply, **keywords) if keywords else module.apply
+        return cls(apply, variables, **({"name": type(module).__name__.lower()} | own))
+
+    @classmethod
+    def from_nnx(cls, model: Any, **options: Any) -> "Network":
+        """Returns the network of an NNX model, as after ``model.eval()``; the model itself stays as it is.
+
+        Args:
+            model: a `flax.nnx.Module` with its weights, called with images (n, h, w, c).
+            **options: as for `from_linen`.
+        """
+        from jaxperturb.networks.nnx import functional
+
+        own, call = _apart(options)
+        return cls(*functional(model, call), **({"name": type(model).__name__.lower()} | own))
+
+    @classmethod
+    def from_equinox(cls, model: Any, state: Any = None, *, channels: str = "first", **options: Any) -> "Network":
+        """Returns the network of an Equinox model, as after ``eqx.nn.inference_mode(model)``.
+
+        The model takes one image: it is called under `jax.vmap` as ``model(image)``, or ``model(image, state)``, which
+        returns ``(logits, state)``.
+
+        Args:
+            model: an `equinox.Module` with its weights.
+            state: its `equinox.nn.State`, where it has one.
+            channels: "first" for a model that takes images (c, h, w), as Equinox's layers do; "last" for (h, w, c).
+            **options: as for `from_linen`.
+
+        Raises:
+            NetworkError: channels are neither.
+        """
+        from jaxperturb.networks.equinox import functional
+
+        own, call = _apart(options)
+        return cls(*functional(model, state, channels, call), **({"name": type(model).__name__.lower()} | own))
 
     @classmethod
     def from_apply(cls, apply: Apply, params: Params, **options: Any) -> "Network":
-        """Returns the network of a plain function ``apply(params, images) -> logits``."""
-        return cls(apply, params, **options)
+        """Returns the network of a plain function ``apply(params, images) -> logits``.
+
+        Args:
+            apply: the function; images are float32, (n, h, w, c).
+            params: a tree of arrays.
+            **options: as for `from_linen`; whatever else is handed to the function.
+        """
+        own, call = _apart(options)
+        return cls(functools.partial(apply, **call) if call else apply, params, **own)
 
     def shape_of_images(self, image_shape: ImageShape | None = None) -> ImageShape:
         """Returns the shape (h, w, c) of one image: the network's own, or the given one where it has none.
@@ -121,6 +171,17 @@ class Network:
     def number_of_classes(self, image_shape: ImageShape | None = None) -> int:
         """Returns how many logits the network gives for an image."""
         return self.program(image_shape).logits.aval.shape[-1]
+
+
+def _apart(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the fields of a network, and the arguments of its call."""
+    names = {one.name for one in fields(Network)}
+    own = {name: value for name, value in options.items() if name in names}
+    call = {name: value for name, value in options.items() if name not in {*names, "layers"}}
+    layers: LayerRule | None = options.get("layers")
+    if layers is not None:
+        own["norms"] = replace(layers, norms=dict(layers.norms) | dict(LayerRule.of(own.get("norms")).norms))
+    return own, call
 
 
 Specification = tuple[Any, tuple[tuple[tuple[int, ...], str], ...]]

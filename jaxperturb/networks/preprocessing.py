@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxperturb.errors import CheckpointError, NetworkError, did_you_mean
@@ -109,3 +109,64 @@ def _check_numbers(name: str, values: object, channels: int) -> None:
 
 # torchvision's for all its ImageNet classifiers of AlexNet's and VGG's time.
 IMAGENET = Preprocessing(resize=256, crop=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+_WORDS = {"imagenet": IMAGENET, "none": None}
+
+
+def parse_preprocessing(text: str, own: Preprocessing | None) -> Preprocessing | None:
+    """Reads ``imagenet``, ``none``, or fields to change, such as ``resize=256;crop=227`` or ``imagenet;crop=227``.
+
+    Args:
+        text: fields as ``name=value`` between semicolons, perhaps after a word; a size is 256 or 224x192 (height and
+            width), mean and std are one number or one for each channel between commas, "none" takes a size away.
+        own: the network's, in which fields are changed where no word comes first.
+
+    Raises:
+        NetworkError: an unknown word or field, or a value of the wrong type or out of range.
+    """
+    first, *rest = [part.strip() for part in text.split(";")]
+    if "=" in first:
+        base, fields = own or Preprocessing(), [first, *rest]
+    elif first in _WORDS:
+        base, fields = _WORDS[first] or Preprocessing(), rest
+    else:
+        hint = did_you_mean(first, _WORDS)
+        raise NetworkError(
+            f"preprocessing: expected {', '.join(_WORDS)} or fields such as crop=224, got {first!r}{hint}"
+        )
+    if first == "none" and not rest:
+        return None
+    return dataclasses.replace(base, **dict(_parse_field(field) for field in fields))
+
+
+def _parse_field(text: str) -> tuple[str, Any]:
+    name, equals, value = (part.strip() for part in text.partition("="))
+    known = [field.name for field in dataclasses.fields(Preprocessing)]
+    if name not in known or not equals:
+        raise NetworkError(
+            f"preprocessing: unknown field {text!r}{did_you_mean(name, known)} (known: {', '.join(known)})"
+        )
+    try:
+        return name, _PARSERS.get(name, str)(value)
+    except ValueError:
+        raise NetworkError(f"preprocessing: {name} cannot be {value!r}") from None
+
+
+def _parse_size(text: str) -> int | tuple[int, int] | None:
+    if text == "none":
+        return None
+    height, cross, width = text.partition("x")
+    return (int(height), int(width)) if cross else int(height)
+
+
+def _parse_numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(number) for number in text.split(","))
+
+
+_PARSERS: Mapping[str, Callable[[str], Any]] = {
+    "resize": _parse_size,
+    "crop": _parse_size,
+    "mean": _parse_numbers,
+    "std": _parse_numbers,
+    "scale": float,
+}

@@ -31,12 +31,12 @@ _CALLS = {
 
 @dataclass(frozen=True)
 class Program:
-    """A network's equations at one batch size.
+    """The equations of a network at one batch size, or of a function of arrays alone.
 
     Attributes:
         closed: the flat program.
         weights: the variable of each leaf of the params, in `jax.tree.leaves` order.
-        images: the variable of the images.
+        images: the variable of the images, or None where it takes none.
         batch: number of images that it was traced with.
     """
 
@@ -73,13 +73,18 @@ def trace(apply: Apply, params: Params, image_shape: tuple[int, int, int], batch
             raise NetworkError(
                 f"the network does not take images of shape {image_shape}: {_first_line(error)}"
             ) from error
-        arguments = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in called.jaxpr.invars]
-        flat = jax.make_jaxpr(lambda *args: _evaluate(called.jaxpr, called.consts, args))(*arguments)
+        flat = flatten(called)
     outputs = [v.aval.shape for v in flat.jaxpr.outvars]
     if len(outputs) != 1 or len(outputs[0]) != 2 or outputs[0][0] != batch:
         raise NetworkError(f"expected one array of logits (images, classes), got shapes {outputs} for {batch} images")
     *weights, pixels = flat.jaxpr.invars
     return Program(flat, tuple(weights), pixels, batch)
+
+
+def flatten(closed: jex.ClosedJaxpr) -> jex.ClosedJaxpr:
+    """Returns the program with its calls opened; scans, whiles and conds stay closed."""
+    arguments = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in closed.jaxpr.invars]
+    return jax.make_jaxpr(lambda *args: _evaluate(closed.jaxpr, closed.consts, args))(*arguments)
 
 
 def variables(equation: Any) -> list[Any]:

@@ -41,6 +41,9 @@ class Perturbation:
         variants: the sets of options, each in its one form, that given options stand for; raises `PerturbationError`
             where one does not fit. None takes them as they are.
         measured: options that a study measures on images, and hands over.
+        by_unit: whether the options leave it a replacement of whole units, chosen by `chosen_units`, by values that
+            neither draw nor level decides.
+        linear: whether what it adds to each entry is proportional to the level.
         places: where the faults are, as entries and bits of each leaf by its index, or None where it has no bits.
     """
 
@@ -61,6 +64,8 @@ class Perturbation:
     encodes: Callable[[Mapping[str, Any]], bool] | None = None
     variants: Callable[[Mapping[str, Any]], list[dict[str, Any]]] | None = None
     measured: tuple[str, ...] = ()
+    by_unit: Callable[[Mapping[str, Any]], bool] | None = None
+    linear: bool = False
     places: Callable[[Request], dict[int, tuple[np.ndarray, np.ndarray]]] | None = None
 
     @property
@@ -110,6 +115,12 @@ class Asked:
         """Whether the reference is the encoded network, and not the intact one."""
         encodes = self.perturbation.encodes
         return bool(encodes and encodes(self.all_options()))
+
+    @property
+    def by_unit(self) -> bool:
+        """Whether whole units are replaced, each by what the options and the layer alone decide."""
+        by_unit = self.perturbation.by_unit
+        return bool(by_unit and by_unit(self.all_options()))
 
     def is_intact(self, level: Decimal) -> bool:
         """Whether the level leaves the intact network as it is."""

@@ -182,6 +182,7 @@ CATALOGUE: Mapping[str, Perturbation] = MappingProxyType(
                 certain=(_ONE,),
                 counts=unit_counts,
                 selected=units_selected,
+                by_unit=lambda options: options["axis"] == "out",
             ),
             Perturbation(
                 "gaussian_noise",
@@ -190,6 +191,7 @@ CATALOGUE: Mapping[str, Perturbation] = MappingProxyType(
                 "multiple of each tensor's standard deviation",
                 grid="0:2:0.2",
                 selected=all_selected,
+                linear=True,
             ),
             Perturbation(
                 "resample",
@@ -259,6 +261,7 @@ CATALOGUE: Mapping[str, Perturbation] = MappingProxyType(
                 counts=unit_counts,
                 selected=units_selected,
                 measured=("means",),
+                by_unit=lambda options: True,
             ),
             Perturbation(
                 "quantize",

@@ -161,7 +161,7 @@ def _by_tensor(
     for fault in faults:
         _check_place(fault, known, file)
         if fault.layer in selected:
-            _check_included(fault, where, file)
+            _check_included(fault, known[fault.layer], where, file)
             found.setdefault((fault.layer, fault.tensor), []).append(fault)
     for same in found.values():
         _check_agreement(same, file)
@@ -190,10 +190,10 @@ def _check_agreement(faults: Sequence[Fault], file: str) -> None:
             raise PerturbationError(f"{file}: {place} becomes {first} and {fault.after}; expected one value")
 
 
-def _check_included(fault: Fault, where: Where, file: str) -> None:
+def _check_included(fault: Fault, layer: Layer, where: Where, file: str) -> None:
     norm = fault.tensor.startswith("norm/")
     option = "include_norm" if norm else "include_bias"
-    if fault.tensor in ("bias", "b") or norm:
+    if norm or (layer.bias and fault.tensor == layer.bias.name):
         included = where.include_norm if norm else where.include_bias
         if not included:
             raise PerturbationError(f"{file}: the list has faults in {fault.layer}/{fault.tensor}; add {option}=true")

@@ -13,7 +13,7 @@ from jaxperturb.perturb.scope import Count, Layers, Level, Norms, Shared, Tensor
 from jaxperturb.random.keys import Stream, stream_words
 from jaxperturb.random.permutation import Permutation
 from jaxperturb.random.prng import uniform
-from jaxperturb.trees import WEIGHTS, replace_leaves
+from jaxperturb.trees import replace_leaves
 from jaxperturb.types import AnyArray, Key, Params, Scalar, Words
 
 # name -> (variance times fan, which fan); each with normal numbers or uniform ones
@@ -103,7 +103,7 @@ def rerandomize(
 
 def _initial(tensor: Tensor, initializer: str) -> _Initial:
     name, _, kind = initializer.partition("_")
-    if tensor.leaf.name not in WEIGHTS:
+    if tensor.leaf is not tensor.layer.weight:
         return _Initial(0.0, False, float(tensor.leaf.name == "norm/scale"))
     scale, fan = _SCALES[name]
     layer = tensor.layer

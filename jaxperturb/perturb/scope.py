@@ -18,13 +18,13 @@ from jaxperturb.errors import LevelError, PerturbationError
 from jaxperturb.levels import LevelLike, as_level, check_range, count_of, traced_count_of
 from jaxperturb.random.keys import layer_words, leaf_words
 from jaxperturb.trees import Layer, Leaf, layers_of, select_layers
+from jaxperturb.trees import Norms as Norms
 from jaxperturb.types import AnyArray, Key, Params, Scalar, Words
 
 Level = LevelLike | Scalar | None
 Count = int | Scalar | Mapping[str, int | Scalar] | None
 Layers = str | Sequence[str]
 Shared = Literal["each", "joint"]
-Norms = Mapping[str, str] | None
 
 JOINT = "joint"  # the name under which a joint choice is drawn and counted
 

@@ -1,39 +1,49 @@
-"""Figures of a study, made without touching the user's matplotlib backend."""
+"""Figures of a study's curves, made without touching the user's matplotlib backend.
 
-import re
-import textwrap
-from pathlib import Path
+Each function takes matplotlib axes, draws on them and returns them.
+"""
 
-import matplotlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from jaxperturb.errors import OutputError
-from jaxperturb.show.results import Results, mean_curve
+from jaxperturb.errors import StudyError
+from jaxperturb.show.measures import CRITICAL, MEASURES, find_measure
+from jaxperturb.show.notices import commonest
+from jaxperturb.show.results import Results
+from jaxperturb.show.style import INK, ORDERED, RANDOM, SMALL, depth_style, plain_axes, set_titles
+from jaxperturb.show.summary import by_level, silences_classes
 from jaxperturb.show.tables import METRIC_NAMES, describe_sample
+from jaxperturb.stats.intervals import Sampled
 from jaxperturb.study.study import Curve
 
-SIZE = (7.0, 4.2)  # inches: the width of a text column
-DPI = 200
-TITLE_WIDTH = 86  # letters
-FORMATS = ("png", "pdf")
-_SHADES = (0.0, 0.84)  # of viridis: its light end cannot be read on white
-_MARKERS = "osD^vP*X"
+BOTH = Sampled.BOTH.value
+QUANTITIES = ("value", "relative", "relative_above_chance")
+_QUANTITY_NAMES = {"relative": "relative to the intact network", "relative_above_chance": "relative, above chance"}
 
 
-def accuracy_curves(
-    results: Results, perturbation: str | None = None, metric: str | None = None, *, axes: Axes
+def level_curves(
+    results: Results,
+    perturbation: str | None = None,
+    metric: str | None = None,
+    *,
+    quantity: str = "value",
+    titles: bool = True,
+    axes: Axes,
 ) -> Axes:
-    """Draws accuracy against level: the mean over draws as a line per target, coloured by depth.
+    """Draws a share of images against level: a line per target, coloured by depth, its 95 % intervals as a band.
 
-    The band of a line reaches from the lowest to the highest draw.
+    A marker is hollow where its interval cannot promise 95 %.
 
     Args:
         results: of a study.
         perturbation: its text, as in `Results.cells`; may be left out where there is one.
-        metric: "top1" or "top5"; by default the study's.
+        metric: as in `Results.by_level`: accuracy, agreement with the reference, or a fault's effect.
+        quantity: "value"; for accuracies also "relative" to the intact network's, or "relative_above_chance".
+        titles: whether to say over the axes what was measured.
         axes: to draw on.
 
     Returns:
@@ -41,123 +51,228 @@ def accuracy_curves(
 
     Raises:
         PerturbationError: a perturbation that is not in the study.
+        StudyError: a metric or quantity that there is not.
     """
-    curve, metric = results.curve(perturbation), results.metric(metric)
-    cells = results.cells[results.cells["perturbation"] == curve.text]
-    targets = [target for target in results.study.targets if (cells["target"] == target).any()]
+    curve = results.curve(perturbation)
+    table = by_level(results, metric, perturbation=curve.text)
+    name, low, high = columns_of(table, quantity)
+    targets = [target for target in results.study.targets if (table["target"] == target).any()]
     unchanged = results.unchanged(curve.text)
     for place, target in enumerate(targets):
-        mean = mean_curve(cells[cells["target"] == target], metric)
+        rows = _shown(table[table["target"] == target], curve)
         label = f"{target} (nothing changed)" if target in unchanged else target
-        _draw_target(axes, _shown(mean, curve), label, *_style(place, len(targets)))
-    _draw_guides(axes, results, curve.text, targets, metric)
-    _label_axes(axes, results, curve, metric)
+        colour, marker = depth_style(place, len(targets))
+        _draw_line(axes, rows["level"], rows[[name, low, high]], rows["flags"], colour, label=label, marker=marker)
+    _draw_guides(axes, results, curve.text, targets, metric, quantity)
+    _label_axes(axes, curve, metric_label(results, metric, quantity), whole=not counts_harm(metric))
+    if titles:
+        sample = describe_sample(results, curve.text)
+        subtitle = f"{sample}, {metric_label(results, metric, quantity)}{_caveats(table)}"
+        set_titles(axes, f"{results.study.network}: {curve.text}", subtitle)
     return axes
 
 
-def make_figure(results: Results, perturbation: str | None = None, metric: str | None = None) -> Figure:
-    """Returns a figure of `accuracy_curves` at publication size, the legend beside it in the order of the layers."""
-    figure = Figure(figsize=SIZE, layout="constrained")
-    axes = accuracy_curves(results, perturbation, metric, axes=figure.add_subplot())
-    columns = 1 + len(axes.get_legend_handles_labels()[1]) // 22
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=8, ncols=columns)
-    return figure
+def side_by_side(
+    first: Results,
+    second: Results,
+    perturbation: str | None = None,
+    metric: str | None = None,
+    *,
+    quantity: str = "value",
+    axes: Sequence[Axes],
+) -> Sequence[Axes]:
+    """Draws the curves of two studies on two axes, with one scale.
 
-
-def save_figures(results: Results, folder: Path, metric: str | None = None) -> list[Path]:
-    """Writes one figure per perturbation, as PNG and PDF.
+    Args:
+        first: a study.
+        second: another one.
+        perturbation: its text, in both.
+        metric: by default the first study's.
+        quantity: as in `level_curves`.
+        axes: two.
 
     Returns:
-        The files written.
+        The axes.
+    """
+    metric = metric or first.study.metric
+    text = first.curve(perturbation).text
+    reach = []
+    for study, one in zip((first, second), axes, strict=True):
+        level_curves(study, text, metric, quantity=quantity, titles=False, axes=one)
+        set_titles(one, f"{study.study.network}: {text}", describe_sample(study, text), width=52)
+        reach.append((*one.get_xlim(), *one.get_ylim()))
+    lefts, rights, lows, highs = zip(*reach, strict=True)
+    for one in axes:
+        one.set(xlim=(min(lefts), max(rights)), ylim=(min(lows), max(highs)))
+    axes[1].set_ylabel("")
+    return axes
+
+
+def random_against_ordered(
+    results: Results,
+    target: str,
+    metric: str | None = None,
+    *,
+    random: str = "synapse_knockout",
+    ordered: str = "magnitude_knockout",
+    axes: Axes,
+) -> Axes:
+    """Draws what is left of one layer's function when weights go at random, and when they go in an order.
+
+    Args:
+        results: of a study.
+        target: a layer.
+        metric: by default the study's.
+        random: text or name of a perturbation.
+        ordered: another one.
+        axes: to draw on.
+
+    Returns:
+        The axes.
+    """
+    for asked, colour, marker in ((random, RANDOM, "o"), (ordered, ORDERED, "s")):
+        curve = results.curve(asked)
+        table = by_level(results, metric, perturbation=curve.text)
+        rows = _shown(table[table["target"] == target], curve)
+        shares = rows[["value", "low", "high"]]
+        _draw_line(axes, rows["level"], shares, rows["flags"], colour, label=curve.text, marker=marker)
+    _label_axes(axes, results.curve(random), metric_label(results, metric))
+    axes.set_title(target, loc="left", fontsize=9, fontweight="bold")
+    return axes
+
+
+def counts_harm(metric: str | None) -> bool:
+    """Returns whether a metric counts what faults do, which may be rare, and not what is left."""
+    return metric == CRITICAL or (metric is not None and MEASURES[metric].of_false)
+
+
+def metric_label(results: Results, metric: str | None, quantity: str = "value") -> str:
+    """Returns the name of what is drawn, for an axis."""
+    if metric == CRITICAL:
+        return "critical draws"
+    label = find_measure(metric, results.study.metric, results.study.identity.outputs).label
+    return label if quantity == "value" else f"{label}, {_QUANTITY_NAMES[quantity]}"
+
+
+def columns_of(table: pd.DataFrame, quantity: str) -> tuple[str, str, str]:
+    """Returns the columns of a quantity and its ends.
 
     Raises:
-        OutputError: a file cannot be written.
+        StudyError: one that the table does not have.
     """
-    files = []
-    done = set(results.cells["perturbation"])
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for curve in results.study.perturbations:
-            if curve.text in done:
-                figure = make_figure(results, curve.text, metric)
-                files += [_save(figure, folder / f"{file_stem(curve.text)}.{kind}") for kind in FORMATS]
-    except OSError as error:
-        raise OutputError(f"the figures cannot be written to {folder}: {error.strerror or error}") from error
-    return files
+    if quantity not in QUANTITIES or quantity not in table:
+        there = [name for name in QUANTITIES if name in table]
+        raise StudyError(f"expected a quantity of {', '.join(there)} for this metric, got {quantity!r}")
+    return ("value", "low", "high") if quantity == "value" else (quantity, f"{quantity}_low", f"{quantity}_high")
 
 
-def file_stem(perturbation: str) -> str:
-    """Returns a file name for a perturbation's text: ``node_knockout(axis=in)`` is ``node_knockout-axis=in``."""
-    return re.sub(r"[^\w.=]+", "-", perturbation).strip("-.")
-
-
-def _save(figure: Figure, file: Path) -> Path:
-    # No date: the same study gives the same file.
-    metadata = {"CreationDate": None} if file.suffix == ".pdf" else None
-    figure.savefig(file, dpi=DPI, metadata=metadata)
-    return file
-
-
-def _style(place: int, targets: int) -> tuple[tuple[float, ...], str]:
-    low, high = _SHADES
-    shade = low + (high - low) * place / max(targets - 1, 1)
-    return matplotlib.colormaps["viridis"](shade), _MARKERS[place % len(_MARKERS)]
-
-
-def _draw_target(axes: Axes, mean: pd.DataFrame, label: str, colour: tuple[float, ...], marker: str) -> None:
-    axes.fill_between(mean["level"], mean["low"], mean["high"], color=colour, alpha=0.15, linewidth=0)
+def _draw_line(
+    axes: Axes,
+    levels: pd.Series,
+    shares: pd.DataFrame,
+    flags: pd.Series,
+    colour: str | tuple[float, ...],
+    *,
+    label: str,
+    marker: str,
+) -> None:
+    middle, low, high = (shares[name] for name in shares.columns)
+    axes.fill_between(levels, low, high, color=colour, alpha=0.15, linewidth=0)
     # White edges keep the markers apart where lines lie on each other.
     axes.plot(
-        mean["level"],
-        mean["mean"],
+        levels,
+        middle,
         color=colour,
         linewidth=1.4,
+        label=label,
         marker=marker,
+        markevery=_places(flags == ""),
         markersize=4.5,
         markeredgecolor="white",
         markeredgewidth=0.4,
-        label=label,
+    )
+    axes.plot(
+        levels[flags != ""],
+        middle[flags != ""],
+        color=colour,
+        linestyle="none",
+        marker=marker,
+        markersize=4.0,
+        markerfacecolor="white",
+        markeredgewidth=0.8,
     )
 
 
-def _shown(mean: pd.DataFrame, curve: Curve) -> pd.DataFrame:
+def _places(chosen: pd.Series) -> list[int]:
+    return np.flatnonzero(chosen.to_numpy()).tolist()
+
+
+def _shown(rows: pd.DataFrame, curve: Curve) -> pd.DataFrame:
     """Leaves out level 0 where the axis is logarithmic; the line of the intact network stands for it."""
-    return mean[mean["level"] > 0] if curve.axis == "log" else mean
+    return rows[rows["level"] > 0] if curve.axis == "log" else rows
 
 
-def _draw_guides(axes: Axes, results: Results, perturbation: str, targets: list[str], metric: str) -> None:
-    intact = [results.intact_accuracy(perturbation, target, metric) for target in targets]
-    if intact and intact[0] == intact[0]:
-        axes.axhline(intact[0], color="0.35", linewidth=0.8, linestyle=":", label=f"intact ({intact[0]:.1%})", zorder=1)
+def _draw_guides(
+    axes: Axes, results: Results, perturbation: str, targets: Sequence[str], metric: str | None, quantity: str
+) -> None:
+    if metric not in (None, *METRIC_NAMES):
+        return
     chance = results.chance(metric)
-    axes.axhline(chance, color="0.35", linewidth=0.9, linestyle="--", zorder=1)
-    axes.annotate(
-        f"chance ({chance:.1%})",
-        (0.01, chance),
-        (0, 2),
-        ("axes fraction", "data"),
-        "offset points",
-        fontsize=8,
-        color="0.35",
-    )
+    intact = [results.intact_accuracy(perturbation, target, metric) for target in targets]
+    known = bool(intact) and intact[0] == intact[0]
+    if quantity == "value":
+        if known:
+            label = f"intact ({intact[0]:.1%})"
+            axes.axhline(intact[0], color=INK, linewidth=0.8, linestyle=":", label=label, zorder=1)
+    elif quantity == "relative":
+        chance = chance / intact[0] if known else float("nan")
+    else:
+        chance = 0.0
+    _draw_chance(axes, chance, f"chance ({chance:.1%})")
+    if quantity == "value" and (share := commonest(results, results.metric(metric))) is not None:
+        classes = "commonest five classes" if results.metric(metric) == "top5" else "commonest class"
+        _draw_chance(axes, share, f"{classes} ({share:.1%})")
+    if known and any(silences_classes(results, perturbation, target) for target in targets):
+        plain = results.chance(metric)
+        # What silences a share of the classes leaves the others at best as they were.
+        ends = {
+            "value": (intact[0], 0.0),
+            "relative": (1.0, 0.0),
+            "relative_above_chance": (1.0, -plain / (intact[0] - plain)),
+        }
+        label = "cap if silenced\nclasses are lost"
+        axes.plot([0, 1], ends[quantity], color=INK, linewidth=0.8, linestyle="-.", label=label, zorder=1)
 
 
-def _label_axes(axes: Axes, results: Results, curve: Curve, metric: str) -> None:
+def _draw_chance(axes: Axes, chance: float, label: str) -> None:
+    axes.axhline(chance, color=INK, linewidth=0.9, linestyle="--", zorder=1)
+    at = ("axes fraction", "data")
+    axes.annotate(label, (0.01, chance), (0, 2), at, "offset points", fontsize=SMALL, color=INK)
+
+
+def _label_axes(axes: Axes, curve: Curve, label: str, *, whole: bool = True) -> None:
     if curve.axis == "log":
         axes.set_xscale("log")
     else:
         axes.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 5, 10]))
     axes.set_xlabel(f"level ({curve.unit})")
-    axes.set_ylabel(f"{METRIC_NAMES[metric]} accuracy")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.set_ylim(-0.02, 1.02)
+    axes.set_ylabel(label)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if whole else None))
+    if whole:
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(-0.02, low), max(1.02, min(high, 1.3)))
     axes.margins(x=0.02)
-    axes.grid(color="0.92", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    sample = describe_sample(results, curve.text)
-    band = "; bands: lowest to highest draw" if len(set(results.cells["draw"])) > 1 else ""
-    subtitle = textwrap.wrap(f"{sample}, {METRIC_NAMES[metric]} accuracy{band}", TITLE_WIDTH)
-    title = f"{results.study.network}: {curve.text}"
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", pad=6 + 11 * len(subtitle))
-    axes.annotate("\n".join(subtitle), (0, 1), (0, 5), "axes fraction", "offset points", fontsize=8, color="0.3")
+    plain_axes(axes)
+
+
+def _caveats(table: pd.DataFrame) -> str:
+    """Says what bands are, and what hollow markers mean."""
+    intervals = dict.fromkeys(table["interval"])
+    # At a level where all draws coincide there are images alone.
+    over = BOTH if BOTH in intervals else " or ".join(intervals)
+    flags = _unique(flag for text in table["flags"] for flag in filter(None, text.split("; ")))
+    return f"; bands: 95 % intervals over {over}" + (f"; hollow: {', '.join(flags)}" if flags else "")
+
+
+def _unique(texts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(texts))

@@ -1,8 +1,9 @@
 """The outcomes of a study, to be read as tables, figures or arrays."""
 
+import functools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,12 @@ from jaxperturb.engine.plan import Cell
 from jaxperturb.engine.run import PLANES
 from jaxperturb.errors import PerturbationError, StoreError, did_you_mean
 from jaxperturb.levels import LevelLike, as_level, format_level
-from jaxperturb.stats.curves import chance_level, half_life, value_at
+from jaxperturb.show.cells import cell_table
+from jaxperturb.show.measures import find_measure
+from jaxperturb.show.outcomes import CurveOutcomes, read_curve, reading
+from jaxperturb.stats.balance import balanced_accuracy, class_weights
+from jaxperturb.stats.curves import LevelCurve, chance_level
+from jaxperturb.stats.intervals import CONFIDENCE
 from jaxperturb.study.store import INTACT, CellCounts, Store, open_store
 from jaxperturb.study.study import METRICS, Curve, Study, check_metric
 
@@ -22,9 +28,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STORE_NAME = "results.sqlite"
-REPORTED_LEVEL = 0.7  # the paper's: "70 % of the connections removed"
-
-_COUNTS = ("top1", "top5", "same1", "same5", "nonfinite")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +63,7 @@ class Results:
         images: a row for each image in the study's order: its index in the data set, identifier and label.
         intact: counts of the intact network, where no cell is undamaged; None otherwise.
         source: the store.
+        skipped: why an image could not be read, by its position; it is in no count.
     """
 
     study: Study
@@ -67,37 +71,147 @@ class Results:
     images: pd.DataFrame
     intact: CellCounts | None
     source: Store | Path
+    skipped: Mapping[int, str] = field(default_factory=dict)
+    _curves: dict[tuple, LevelCurve | None] = field(default_factory=dict, repr=False)
 
-    def summary(self, metric: str | None = None) -> pd.DataFrame:
+    def summary(self, metric: str | None = None, *, images_are: str = "sample") -> pd.DataFrame:
         """Returns a row for each perturbation and target.
 
         Args:
             metric: "top1" or "top5"; by default the study's.
+            images_are: "sample", where the images stand for all that could have been taken; "all", where just these
+                are meant and intervals are over draws alone.
 
         Returns:
-            Columns perturbation, target, metric, images, draws, intact (accuracy of the intact network), half_life
-            (level at which half of the above-chance accuracy is gone, by linear interpolation of the mean over
-            draws; infinity when the tested levels do not reach it), at_0.7 (accuracy at level 0.7, interpolated;
-            NaN when the levels do not bracket it) and highest_level.
+            Columns perturbation, target, metric, images, draws; with ends of a 95 % interval (``_low``, ``_high``) and
+            what that cannot promise (``_flags``) each: intact (accuracy of the reference network), half_life (level
+            at which half of the above-chance accuracy is gone, by linear interpolation of the mean over draws;
+            infinity when the tested levels do not reach it), at_0.7 (accuracy at level 0.7, interpolated; NaN when
+            the levels do not bracket it), area (under the curve of relative performance above chance: its mean over
+            the tested levels); highest_level; interval (what the intervals are over); rank_low and rank_high (among
+            the targets by area, 1 the most fragile; all of a perturbation hold together).
 
         Raises:
             StudyError: an unknown metric.
         """
-        metric = self.metric(metric)
-        groups = self.cells.groupby(["perturbation", "target"], sort=False)
-        rows = [self._summary_row(str(key[0]), str(key[1]), rows, metric) for key, rows in groups]
-        columns = [
-            "perturbation",
-            "target",
-            "metric",
-            "images",
-            "draws",
-            "intact",
-            "half_life",
-            _at_name(),
-            "highest_level",
-        ]
-        return pd.DataFrame(rows, columns=columns)
+        from jaxperturb.show import summary
+
+        return summary.summary(self, metric, summary.means_all(images_are))
+
+    def by_level(
+        self,
+        metric: str | None = None,
+        *,
+        images_are: str = "sample",
+        critical_drop: float = 0.01,
+        confidence: float = CONFIDENCE,
+    ) -> pd.DataFrame:
+        """Returns a row for each perturbation, target and level.
+
+        Args:
+            metric: "top1" or "top5" (accuracy); "same1" or "same5" (first class is the reference network's, or among
+                its five); "sdc1" or "sdc5" (it is not); "due" (a logit is not finite); "critical" (share of draws
+                that lose more than `critical_drop` of the study's metric). By default the study's metric.
+            images_are: "sample" or "all", as in `summary`.
+            critical_drop: 0.01 for one point of accuracy.
+            confidence: of the intervals, between 0 and 1.
+
+        Returns:
+            Columns perturbation, target, level, level_text, metric, images, draws, value, low, high; for accuracies
+            relative (to the reference network) and relative_above_chance, each with its ends; interval and flags.
+
+        Raises:
+            StudyError: an unknown metric.
+        """
+        from jaxperturb.show import summary
+
+        return summary.by_level(self, metric, summary.means_all(images_are), critical_drop, confidence)
+
+    def ranking(
+        self, perturbation: str | None = None, metric: str | None = None, *, output_layer: bool = False
+    ) -> pd.DataFrame:
+        """Returns the targets of one perturbation, the most fragile first, with ranks that hold all together at 95 %.
+
+        Args:
+            perturbation: its text; may be left out where there is one.
+            metric: "top1" or "top5"; by default the study's.
+            output_layer: whether to rank the output layer too where units are silenced: a unit there is a class.
+
+        Returns:
+            Columns target, area, area_low, area_high, rank_low, rank_high, flags.
+        """
+        from jaxperturb.show import summary
+
+        return summary.ranking(self, self.curve(perturbation).text, metric, output_layer=output_layer)
+
+    def differences(self, metric: str | None = None, *, between: str = "layers") -> pd.DataFrame:
+        """Returns differences of areas, with intervals, and p-values that Holm adjusted for all of them.
+
+        Args:
+            metric: "top1" or "top5"; by default the study's.
+            between: "layers" of one perturbation, or "perturbations" of one layer with the same levels, whose draws
+                are taken pairwise.
+        """
+        from jaxperturb.show import summary
+
+        return summary.differences(self, metric, between)
+
+    def by_class(self, metric: str | None = None) -> pd.DataFrame:
+        """Returns the accuracy, or another share of images, by true class: a row for each cell's level and class."""
+        from jaxperturb.show import by_image
+
+        return by_image.by_class(self, metric)
+
+    def by_image(self, perturbation: str | None = None, metric: str | None = None) -> pd.DataFrame:
+        """Returns which images survive: a row for each target and image.
+
+        Args:
+            perturbation: its text; may be left out where there is one.
+            metric: as in `by_level`, but "critical"; by default the study's.
+
+        Returns:
+            Columns target, position, data_index, identifier, label, reference (whether it counts there), a column for
+            each level with the share of draws in which it counts, and survives_to: the highest level up to which
+            that is at least half at each (missing where it is so at none).
+        """
+        from jaxperturb.show import by_image
+
+        return by_image.by_image(self, self.curve(perturbation).text, metric)
+
+    def level_curve(
+        self, perturbation: str, target: str, metric: str | None = None, images: int | None = None
+    ) -> LevelCurve | None:
+        """Returns what intervals of one curve are made of, None where its reference network is not stored.
+
+        Args:
+            perturbation: its text.
+            target: a layer.
+            metric: any share of images, as in `by_level`.
+            images: only the first so many of the study's order.
+        """
+        measure = find_measure(metric, self.study.metric, self.study.identity.outputs)
+        key = (perturbation, target, measure.name, images)
+        if key not in self._curves:
+            found = self.curve_outcomes(perturbation, target, measure.name, images)
+            chance = self.chance(measure.name) if measure.right else 0.0
+            self._curves[key] = None if found is None else found.curve(chance)
+        return self._curves[key]
+
+    def curve_outcomes(
+        self, perturbation: str, target: str, metric: str | None = None, images: int | None = None
+    ) -> CurveOutcomes | None:
+        """Returns the outcomes of one curve on every draw and image; arguments as those of `level_curve`."""
+        measure = find_measure(metric, self.study.metric, self.study.identity.outputs)
+        rows = self._rows(perturbation, target)
+        with reading(self.source) as store:
+            found = read_curve(store, rows, self._reference(perturbation, target), measure, images)
+        if found is None or not measure.balanced:
+            return found
+        return replace(found, weights=class_weights(self.labels[found.positions]) * len(found.positions))
+
+    def draws_matter(self, perturbation: str, target: str | None = None) -> bool:
+        """Returns whether any stored cell of a perturbation has draws that differ."""
+        return bool((self._rows(perturbation, target)["shortcut"] == "").any())
 
     def plot(self, perturbation: str | None = None, metric: str | None = None) -> "Figure":
         """Returns a matplotlib figure of accuracy against level, one line per target.
@@ -109,9 +223,9 @@ class Results:
         Raises:
             PerturbationError: a perturbation that is not in the study.
         """
-        from jaxperturb.show import plots
+        from jaxperturb.show import figures
 
-        return plots.make_figure(self, self.curve(perturbation).text, metric)
+        return figures.curves_figure(self, self.curve(perturbation).text, metric)
 
     def outcomes(self, perturbation: str, target: str, level: LevelLike, draw: int = 0) -> CellOutcomes:
         """Returns what happened to each image in one cell.
@@ -130,11 +244,8 @@ class Results:
         if found.empty:
             raise StoreError(f"the study has no cell {perturbation} of {target} at level {text}, draw {draw}")
         stored = Cell(perturbation, target, as_level(level), 0 if found["shortcut"].iloc[0] else draw)
-        if isinstance(self.source, Store):
-            positions, planes = self.source.outcomes(stored)
-        else:
-            with open_store(self.source, check=False) as store:
-                positions, planes = store.outcomes(stored)
+        with reading(self.source) as store:
+            positions, planes = store.outcomes(stored)
         return CellOutcomes(positions, *planes)
 
     def unchanged(self, perturbation: str) -> tuple[str, ...]:
@@ -179,37 +290,49 @@ class Results:
 
     def intact_accuracy(self, perturbation: str, target: str, metric: str | None = None) -> float:
         """Returns the accuracy of the intact network, NaN where it was not computed yet."""
+        reference = self._reference(perturbation, target)
+        return math.nan if reference is None else self._accuracy(reference, self.metric(metric))
+
+    def plain_accuracy(self, metric: str | None = None) -> float | None:
+        """Returns the accuracy of the intact network without any encoding, None where it was not computed yet."""
         name = self.metric(metric)
-        rows = self.cells[
-            (self.cells["perturbation"] == perturbation)
-            & (self.cells["target"] == target)
-            & (self.cells["level_text"] == self.curve(perturbation).no_damage)
-        ]
+        if self.intact is not None:
+            return self._accuracy(INTACT, name)
+        for curve in self.study.perturbations:
+            rows = self._rows(curve.text)
+            rows = rows[rows["level_text"] == curve.no_damage]
+            if len(rows) and not curve.encodes:
+                return self.intact_accuracy(curve.text, str(rows["target"].iloc[0]), name)
+        return None
+
+    @functools.cached_property
+    def labels(self) -> Int[np.ndarray, " n"]:
+        """The network's class of each image, in the study's order; `images` has the data set's own."""
+        own = self.images["label"].to_numpy(int)
+        targets = self.study.identity.class_map
+        return own if targets is None else np.asarray(targets, int)[own]
+
+    def _accuracy(self, cell: Cell, metric: str) -> float:
+        with reading(self.source) as store:
+            positions, planes = store.outcomes(cell)
+        if metric == "balanced":
+            return balanced_accuracy(planes[PLANES.index("top1")], self.labels[positions])
+        return float(planes[PLANES.index(metric)].mean())
+
+    def _reference(self, perturbation: str, target: str) -> Cell | None:
+        """Returns the cell that stands for the reference network, None where it is not stored."""
+        rows = self._undamaged(perturbation, target)
         if len(rows):
-            return float(rows[name].sum() / rows["images"].sum())
-        return math.nan if self.intact is None else self.intact.counts[name] / self.intact.images
+            return Cell(perturbation, target, as_level(rows["level_text"].iloc[0]), 0)
+        return INTACT if self.intact else None
 
-    def _summary_row(self, perturbation: str, target: str, rows: pd.DataFrame, metric: str) -> tuple:
-        mean = mean_curve(rows, metric)
-        levels, accuracy = mean["level"].to_numpy(), mean["mean"].to_numpy()
-        intact = self.intact_accuracy(perturbation, target, metric)
-        return (
-            perturbation,
-            target,
-            metric,
-            int(rows["images"].max()),
-            rows["draw"].nunique(),
-            intact,
-            half_life(levels, accuracy, intact, self.chance(metric)),
-            value_at(levels, accuracy, REPORTED_LEVEL),
-            float(levels.max()),
-        )
+    def _undamaged(self, perturbation: str, target: str) -> pd.DataFrame:
+        rows = self._rows(perturbation, target)
+        return rows[rows["level_text"] == self.curve(perturbation).no_damage]
 
-
-def mean_curve(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Returns the curve of one perturbation and target: level, and mean, low and high of the accuracy over draws."""
-    accuracy = (rows[metric] / rows["images"]).groupby(rows["level"])
-    return accuracy.agg(mean="mean", low="min", high="max").reset_index()
+    def _rows(self, perturbation: str, target: str | None = None) -> pd.DataFrame:
+        rows = self.cells[self.cells["perturbation"] == perturbation]
+        return rows if target is None else rows[rows["target"] == target]
 
 
 def results_of(store: Store) -> Results:
@@ -237,58 +360,10 @@ def _read(store: Store, source: Store | Path) -> Results:
     intact = next((counts for counts in stored if counts.cell == INTACT), None)
     images = pd.DataFrame(store.images(), columns=["data_index", "identifier", "label"])
     return Results(
-        study, _cell_table(study, [counts for counts in stored if counts.cell != INTACT]), images, intact, source
+        study,
+        cell_table(study, [counts for counts in stored if counts.cell != INTACT]),
+        images,
+        intact,
+        source,
+        store.skipped(),
     )
-
-
-def _cell_table(study: Study, stored: list[CellCounts]) -> pd.DataFrame:
-    draws: dict[tuple[str, str], set[int]] = {}
-    for counts in stored:
-        if not counts.shortcut:
-            draws.setdefault((counts.cell.perturbation, counts.cell.target), set()).add(counts.cell.draw)
-    rows = [row for counts in stored for row in _rows_of(study, counts, draws)]
-    columns = [
-        "perturbation",
-        "target",
-        "level",
-        "level_text",
-        "draw",
-        "seed",
-        "images",
-        *_COUNTS,
-        "selected",
-        "changed",
-    ]
-    table = pd.DataFrame(rows, columns=[*columns, "shortcut"]).astype(
-        {"level": float, "selected": "Int64", "changed": "Int64"}
-    )
-    places = {
-        "perturbation": {curve.text: place for place, curve in enumerate(study.perturbations)},
-        "target": {target: place for place, target in enumerate(study.targets)},
-    }
-    by = ["perturbation", "target", "level", "draw"]
-    return table.sort_values(by, key=lambda c: c.map(places[str(c.name)]) if c.name in places else c, ignore_index=True)
-
-
-def _rows_of(study: Study, counts: CellCounts, draws: dict[tuple[str, str], set[int]]) -> Iterator[tuple]:
-    cell = counts.cell
-    same_curve = draws.get((cell.perturbation, cell.target), set(range(study.draws)))
-    for draw in sorted(same_curve) if counts.shortcut else (cell.draw,):
-        yield (
-            cell.perturbation,
-            cell.target,
-            float(cell.level),
-            format_level(cell.level),
-            draw,
-            study.identity.seed,
-            counts.images,
-            *(counts.counts[plane] for plane in PLANES[:-1]),
-            counts.images - counts.counts[PLANES[-1]],
-            counts.selected,
-            counts.changed,
-            counts.shortcut,
-        )
-
-
-def _at_name() -> str:
-    return f"at_{REPORTED_LEVEL}"

@@ -8,17 +8,24 @@ from typing import Any
 from jaxperturb.data.preprocess import LINK
 from jaxperturb.study.study import Study
 
+_PLACES = ("in the store", "asked")
 
-def differences(stored: Study, asked: Study) -> list[str]:
-    """Returns what keeps a study from continuing a stored one, a phrase for each difference."""
+
+def differences(stored: Study, asked: Study, places: tuple[str, str] = _PLACES) -> list[str]:
+    """Returns what keeps a study from continuing a stored one, a phrase for each difference.
+
+    Args:
+        stored: the study that is there.
+        asked: the one that would continue it.
+        places: what the phrases call the two.
+    """
     old, new = asdict(stored.identity), asdict(asked.identity)
     found = _image_differences(old.pop("images"), new.pop("images"))
-    old["tiles"], new["tiles"] = _common(old["tiles"], new["tiles"])
     for field in old:
-        found += _value_differences(field, old[field], new[field])
+        found += _value_differences(field, old[field], new[field], places)
     before, after = _common(_codes(stored), _codes(asked))
     for text, code in before.items():
-        found += _value_differences(f"source file of {text}", code, after[text])
+        found += _value_differences(f"source file of {text}", code, after[text], places)
     return found
 
 
@@ -27,17 +34,18 @@ def merge(stored: Study, asked: Study) -> Study:
     curves = {curve.text: curve for curve in stored.perturbations}
     for curve in asked.perturbations:
         before = curves.get(curve.text, curve)
-        curves[curve.text] = replace(curve, levels=_union(before.levels, curve.levels))
+        levels, once = _union(before.levels, curve.levels), _union(before.once, curve.once)
+        curves[curve.text] = replace(curve, levels=levels, once=once)
     targets = _union(asked.targets, stored.targets)
     longer = max(stored, asked, key=lambda study: study.images)
-    tiles = {**stored.identity.tiles, **asked.identity.tiles}
     return replace(
         asked,
         targets=tuple(sorted(targets, key=lambda name: _place(name, asked.layers))),
         perturbations=tuple(curves.values()),
         draws=max(stored.draws, asked.draws),
         images=longer.images,
-        identity=replace(asked.identity, images=longer.identity.images, tiles=tiles),
+        identity=replace(asked.identity, images=longer.identity.images),
+        costs={**stored.costs, **asked.costs},
     )
 
 
@@ -66,12 +74,15 @@ def _image_differences(old: Sequence[str], new: Sequence[str]) -> list[str]:
     return []
 
 
-def _value_differences(name: str, old: Any, new: Any) -> list[str]:
+def _value_differences(name: str, old: Any, new: Any, places: tuple[str, str]) -> list[str]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        keys = _union(old, new)
-        return [phrase for key in keys for phrase in _value_differences(f"{name}.{key}", old.get(key), new.get(key))]
+        return [
+            phrase
+            for key in _union(old, new)
+            for phrase in _value_differences(f"{name}.{key}", old.get(key), new.get(key), places)
+        ]
     old, new = _plain(old), _plain(new)
-    return [] if old == new else [f"{name}: {_short(old)} in the store, {_short(new)} asked"]
+    return [] if old == new else [f"{name}: {_short(old)} {places[0]}, {_short(new)} {places[1]}"]
 
 
 def _plain(value: Any) -> Any:

@@ -1,32 +1,31 @@
 """Runs a study: what is planned, minus what is stored, goes through the engine into the store."""
 
-import importlib.metadata
-import json
-import os
-import platform
-import shlex
-import socket
-import sys
+import functools
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
+from absl import logging
+
 from jaxperturb.data.preprocess import PreparedImages
 from jaxperturb.engine import run as engine
-from jaxperturb.engine.devices import describe as describe_devices
-from jaxperturb.engine.plan import plan
+from jaxperturb.engine.plan import Cell
 from jaxperturb.engine.run import Part
 from jaxperturb.errors import StoreError
 from jaxperturb.networks.network import Network
 from jaxperturb.perturb.catalogue import Asked
+from jaxperturb.study.cost import WHOLE
 from jaxperturb.study.extend import differences, merge
-from jaxperturb.study.store import INTACT, RunRecord, Store, create_store, open_store
+from jaxperturb.study.planned import Shard, planned_cells, share, work
+from jaxperturb.study.provenance import changes, describe_run, device_text
+from jaxperturb.study.store import INTACT, RunRecord, Store, claim_store, create_store, open_store
 from jaxperturb.study.study import Study
 from jaxperturb.types import Outcomes
 
-_VERSIONS = ("jaxperturb", "jax", "jaxlib", "flax", "numpy")
+_PROBE_IMAGES = 512  # a whole tile of any target
 
 
 @dataclass(frozen=True)
@@ -35,13 +34,23 @@ class Start:
 
     Attributes:
         study: what is asked of this run.
+        shard: the share of its cells that is computed, None for all.
         cells: cells that are not stored for all images; one that stands for all draws counts once.
         evaluations: passes of one image through one lesioned network that are not stored.
+        work: what these cost, in multiplications.
+        seconds: how long that may take, None where nobody measured.
+        device: on what it is computed.
+        remarks: what differs from the run before, one line each.
     """
 
     study: Study
+    shard: Shard | None
     cells: int
     evaluations: int
+    work: int
+    seconds: float | None
+    device: str
+    remarks: tuple[str, ...]
 
 
 def open_study(path: Path | None, study: Study, images: PreparedImages) -> Store:
@@ -54,23 +63,55 @@ def open_study(path: Path | None, study: Study, images: PreparedImages) -> Store
 
     Raises:
         StoreError: a file that is not a store, or one of another study; each difference is spelt out.
+        StoreInUseError: another run writes it; the message says who, and since when.
         OutputError: the file cannot be written.
     """
-    rows = list(zip(images.positions.tolist(), images.identifiers, images.labels.tolist(), strict=True))
+    rows = list(zip(images.positions.tolist(), images.identifiers, images.own_labels.tolist(), strict=True))
     if path is None or not path.exists():
         return create_store(path, study, rows)
-    store = open_store(path)
+    store = claim_store(path)
     try:
-        stored = store.study()
-        if found := differences(stored, study):
-            raise StoreError(
-                f"{path} holds another study ({'; '.join(found)}); choose another folder, or ask for what is there"
-            )
+        stored = _check_same(store, study)
         store.extend(merge(stored, study), rows)
     except BaseException:
         store.close()
         raise
     return store
+
+
+def preview(
+    path: Path | None, study: Study, *, shard: Shard | None = None, pace: Callable[[], float | None] = lambda: None
+) -> Start:
+    """Returns what a run would compute. Nothing is written.
+
+    Args:
+        path: of the store, which need not exist; None for one in memory.
+        study: what is asked.
+        shard: the share of the cells that is computed, None for all.
+        pace: measures seconds per multiplication, or returns None.
+
+    Raises:
+        StoreError: a file that is not a store, or one of another study.
+    """
+    record = describe_run(study, 0, shard)
+    with open_store(path) if path is not None and path.exists() else create_store(None, study, []) as store:
+        _check_same(store, study)
+        cells = _own_cells(study, shard)
+        return _start(study, store, cells, shard, record, pace)
+
+
+def measure_pace(
+    network: Network,
+    images: PreparedImages,
+    study: Study,
+    evaluate: Callable[..., Outcomes] = engine.evaluate_network,
+) -> float:
+    """Returns seconds per multiplication of this network on this machine, from two passes over a few images."""
+    some = images.first(min(_PROBE_IMAGES, len(images)))
+    evaluate(network, some, batch_size=_PROBE_IMAGES)  # the first pass compiles
+    start = time.perf_counter()
+    evaluate(network, some, batch_size=_PROBE_IMAGES)
+    return (time.perf_counter() - start) / (len(some) * study.costs[WHOLE])
 
 
 def run_study(
@@ -82,6 +123,8 @@ def run_study(
     levels: Mapping[str, tuple[Decimal, ...]],
     *,
     batch_size: int,
+    shard: Shard | None = None,
+    pace: Callable[[], float | None] = lambda: None,
     on_start: Callable[[Start], None] | None = None,
     on_part: Callable[[Part], None] | None = None,
     run: Callable[..., Iterator[Part]] = engine.run,
@@ -97,20 +140,28 @@ def run_study(
         asked: the perturbations.
         levels: for the text of each of these.
         batch_size: images per block.
+        shard: the share of the cells to compute, None for all.
+        pace: measures seconds per multiplication, or returns None.
         on_start: called once, before anything is computed.
         on_part: called with each part after it was handed to the store.
         run: the engine.
         evaluate: the engine's pass of the intact network alone.
     """
-    start = _start(study, store, asked, levels)
+    record, own = describe_run(study, batch_size, shard), _own_cells(study, shard)
+    start = _start(study, store, own, shard, record, pace)
     if on_start:
         on_start(start)
-    number, outcome = store.begin_run(_record(study)), "failed"
+    number, outcome = store.begin_run(record), "failed"
+    images = replace(images, on_skip=functools.partial(store.skip, number))
+    for remark in start.remarks:
+        store.add_event(number, "environment", remark)
+    logging.info("run %d: %d cells to compute, %d evaluations", number, start.cells, start.evaluations)
     try:
         if _needs_intact(study, store):
             outcomes = evaluate(network, images, batch_size=batch_size)
             store.add(number, Part(INTACT, 0, study.images, outcomes, 0, 0, "intact"))
         if start.cells:
+            known = frozenset(own)
             parts = run(
                 network,
                 images,
@@ -120,7 +171,7 @@ def run_study(
                 study.draws,
                 study.identity.seed,
                 batch_size=batch_size,
-                done=store.covers,
+                done=lambda cell, first, last: cell not in known or store.covers(cell, first, last),
             )
             _store_parts(parts, store, number, on_part)
         outcome = "complete"
@@ -130,13 +181,48 @@ def run_study(
     finally:
         store.commit()
         store.end_run(number, outcome)
+        logging.info("run %d: %s", number, outcome)
 
 
-def _start(study: Study, store: Store, asked: Sequence[Asked], levels: Mapping[str, tuple[Decimal, ...]]) -> Start:
-    work = plan(asked, levels, study.targets, study.draws)
-    cells = [cell for item in work for cell in (*item.intact, *item.cells)]
-    missing = [count for cell in cells if (count := store.missing(cell, study.images))]
-    return Start(study, len(missing), sum(missing))
+def _check_same(store: Store, study: Study) -> Study:
+    """Returns what a store was asked before, or refuses to add another study to it."""
+    stored = store.study()
+    if found := differences(stored, study):
+        raise StoreError(
+            f"{store.name} holds another study ({'; '.join(found)}); choose another folder, or ask for what is there"
+        )
+    return stored
+
+
+def _own_cells(study: Study, shard: Shard | None) -> Sequence[Cell]:
+    cells = planned_cells(study)
+    if shard is None:
+        return cells
+    own = share(study, shard)
+    return [cell for cell in cells if cell in own]
+
+
+def _start(
+    study: Study,
+    store: Store,
+    cells: Sequence[Cell],
+    shard: Shard | None,
+    record: RunRecord,
+    pace: Callable[[], float | None],
+) -> Start:
+    missing = {cell: count for cell in cells if (count := store.missing(cell, study.images))}
+    left = sum(work(study, cell, images) for cell, images in missing.items())
+    measured = pace() if missing else None
+    return Start(
+        study,
+        shard,
+        len(missing),
+        sum(missing.values()),
+        left,
+        None if measured is None else left * measured,
+        device_text(record),
+        tuple(changes(runs[-1].record, record) if (runs := store.runs()) else ()),
+    )
 
 
 def _needs_intact(study: Study, store: Store) -> bool:
@@ -151,24 +237,3 @@ def _store_parts(parts: Iterator[Part], store: Store, number: int, on_part: Call
             store.add(number, part)
             if on_part:
                 on_part(part)
-
-
-def _record(study: Study) -> RunRecord:
-    versions = {"python": platform.python_version()} | {name: _version(name) for name in _VERSIONS}
-    return RunRecord(
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        device=json.dumps(describe_devices(), sort_keys=True, default=str),
-        versions=json.dumps(versions),
-        command=shlex.join(sys.argv),
-        precision=study.identity.precision,
-        tiling=json.dumps(study.identity.tiles, sort_keys=True),
-        asked=study.to_json(),
-    )
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # run from a source tree that is not installed
-        return "unknown"

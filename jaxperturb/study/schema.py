@@ -98,7 +98,28 @@ def m001_initial(connection: sqlite3.Connection) -> None:
         GROUP BY cell.id ORDER BY cell.id""")
 
 
-MIGRATIONS = (m001_initial,)
+def m002_skipped(connection: sqlite3.Connection) -> None:
+    """Adds the images that could not be read. Rows from before: all images were."""
+    # position: in the study's order. All planes of these images are 0 in every part, and they are in no count.
+    connection.execute("CREATE TABLE skipped (position INTEGER PRIMARY KEY, reason TEXT NOT NULL)")
+    connection.execute("DROP VIEW cells")
+    connection.execute("""
+        CREATE VIEW cells AS
+        SELECT perturbation, target, level, draw, seed, images, top1, top5, same1, same5, images - finite AS nonfinite,
+               selected, changed, shortcut
+        FROM (
+            SELECT cell.*, study.seed, SUM(part.top1) AS top1, SUM(part.top5) AS top5, SUM(part.same1) AS same1,
+                   SUM(part.same5) AS same5, SUM(part.finite) AS finite,
+                   SUM(part.stop - part.start - (
+                       SELECT COUNT(*) FROM skipped WHERE position >= part.start AND position < part.stop
+                   )) AS images
+            FROM cell JOIN part ON part.cell = cell.id JOIN study
+            WHERE cell.perturbation != ''
+            GROUP BY cell.id ORDER BY cell.id
+        )""")
+
+
+MIGRATIONS = (m001_initial, m002_skipped)
 
 
 def now() -> str:

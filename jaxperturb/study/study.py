@@ -9,22 +9,24 @@ import hashlib
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from jaxperturb.data.preprocess import PreparedImages
-from jaxperturb.engine.run import tile_sizes
+from jaxperturb.engine.run import tiling
 from jaxperturb.errors import StudyError, did_you_mean
 from jaxperturb.levels import format_level
 from jaxperturb.networks.network import Network
 from jaxperturb.perturb.catalogue import Asked
 from jaxperturb.perturb.compose import Composition
 from jaxperturb.random import SEMANTICS
+from jaxperturb.study.cost import costs
 from jaxperturb.trees import fingerprint
 
-METRICS = {"top1": 1, "top5": 5}  # name -> an image is right when its class is among the first so many
+# Name -> an image is right when its class is among the first so many; "balanced" weighs the classes alike.
+METRICS = {"top1": 1, "top5": 5, "balanced": 1}
 PRECISION = "float32"
 
 
@@ -41,6 +43,7 @@ class Curve:
         levels: tested levels as canonical texts, in the order asked.
         code: SHA-256 of the source file of a user's own function, None for a built-in one.
         encodes: whether the reference network is the encoded one, and not the intact one.
+        once: levels at which all draws give one network, as canonical texts; records of the first version lack them.
     """
 
     text: str
@@ -51,6 +54,7 @@ class Curve:
     levels: tuple[str, ...]
     code: str | None = None
     encodes: bool = False
+    once: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,9 @@ class Identity:
         seed: of all draws.
         semantics: version of all drawn numbers.
         precision: of the computation.
-        tiles: images per compiled call for each target.
+        tiles: of the compiled programs.
+        class_map: the network's class for each of `classes`, None where they are the same.
+        restriction: the network's classes that alone compete, None for all.
     """
 
     weights: str
@@ -79,7 +85,9 @@ class Identity:
     seed: int
     semantics: int
     precision: str
-    tiles: Mapping[str, int]
+    tiles: Mapping[str, int | str]
+    class_map: tuple[int, ...] | None = None
+    restriction: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,8 @@ class Study:
         images: number of images, a prefix of the data set's study order.
         metric: "top1" or "top5", of half-lives, tables and figures.
         identity: what must agree before it may be continued.
+        costs: multiplications per image of a lesion of each target, and of the whole network under ``"*"``; records of
+            the first version lack them.
     """
 
     network: str
@@ -109,6 +119,7 @@ class Study:
     images: int
     metric: str
     identity: Identity
+    costs: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Returns the study as JSON text, sorted by key."""
@@ -166,7 +177,8 @@ def describe(
         seed=seed,
         semantics=SEMANTICS,
         precision=PRECISION,
-        tiles=dict(tile_sizes(network, images.image_shape, tuple(targets))),
+        tiles=tiling(network, images.image_shape).to_json(),
+        **_class_fields(images),
     )
     return Study(
         network=network.name,
@@ -179,7 +191,15 @@ def describe(
         images=len(images),
         metric=check_metric(metric, outputs),
         identity=identity,
+        costs=costs(network, images.image_shape, targets),
     )
+
+
+def _class_fields(images: PreparedImages) -> dict[str, tuple[int, ...] | None]:
+    found = images.class_map
+    if found is None:
+        return {}
+    return {"class_map": None if found.is_plain() else found.targets, "restriction": found.restriction}
 
 
 def check_classes(network: Network, images: PreparedImages) -> int:
@@ -250,6 +270,7 @@ def _curve(asked: Asked, levels: Sequence[Decimal]) -> Curve:
         levels=tuple(format_level(level) for level in levels),
         code=source_hash(known.function),
         encodes=asked.encodes,
+        once=tuple(format_level(level) for level in levels if asked.coincides(level)),
     )
 
 
