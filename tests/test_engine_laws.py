@@ -29,7 +29,6 @@ from jaxperturb.networks.network import specification
 from jaxperturb.perturb import parse_perturbations
 from jaxperturb.perturb.catalogue import CATALOGUE
 from jaxperturb.random import draw_key
-from jaxperturb.random.prng import IMPLEMENTATION
 
 IMAGES = 40  # not a whole number of tiles
 SPLIT, WHOLE = Tiling(16, 32), Tiling(32, 32)
@@ -104,11 +103,13 @@ def test_every_layer_and_perturbation_is_the_plain_network(name, networks):
     assert_as_plain(network, images, found)
 
 
-@pytest.mark.parametrize("name", ["resnet", "attention", "equinox", "scan", "tied"])
-@pytest.mark.parametrize("masks", [1, 3, 12])
+@pytest.mark.parametrize(
+    ("name", "masks"), [("resnet", 3), ("attention", 3), ("equinox", 3), ("scan", 3), ("tied", 1), ("tied", 12)]
+)
 def test_many_masks_at_once_give_the_same_counts(name, masks, networks):
     network, images = networks(name)
-    assert_as_plain(network, images, study(network, images, replace(WHOLE, masks=masks)))
+    some = network.layer_names()[1:4]
+    assert_as_plain(network, images, study(network, images, replace(WHOLE, masks=masks), targets=some))
 
 
 @pytest.mark.parametrize("target", ["Conv_0+Conv_1", "joint:Conv_0+Conv_1"])
@@ -129,9 +130,10 @@ def test_joint_targets(target, masks, networks):
 @pytest.mark.parametrize("tile", [SPLIT, replace(WHOLE, masks=3), Tiling(16, 32, None, Rewrites("all", slices=True))])
 def test_with_one_tile_blocks_and_order_change_no_count(tile, networks):
     network, images = networks("resnet")
-    want = study(network, images, tile)
-    for options in ({"batch_size": 8}, {"targets": tuple(reversed(network.layer_names()))}, {"memory_gb": 1e-9}):
-        found = study(network, images, tile, **options)
+    some = ("Conv_1", "Conv_4")
+    want = study(network, images, tile, targets=some)
+    for options in ({"batch_size": 8}, {"targets": ("Conv_4", "Conv_1")}, {"memory_gb": 1e-9}):
+        found = study(network, images, tile, **({"targets": some} | options))
         assert found.keys() == want.keys()
         for cell, planes in want.items():
             np.testing.assert_array_equal(found[cell], planes)
@@ -221,12 +223,7 @@ def lowered(network, asked, target, platform):
     key = draw_key(0, 0)
     cell = Cell(asked.text, target, asked.perturbation.levels()[1], 0)
     program, arguments = program_of(loop, [(cell, lesions.amount(cell, key))] * masks, [key], tile)
-    data = jax.random.key_data(arguments[0])
-
-    def of_data(data, *others):
-        return program(jax.random.wrap_key_data(data, impl=IMPLEMENTATION), *others)
-
-    return export.export(jax.jit(of_data), platforms=[platform])(data, *arguments[1:]).mlir_module()
+    return export.export(program, platforms=[platform])(*arguments).mlir_module()
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

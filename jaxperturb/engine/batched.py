@@ -12,15 +12,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxperturb.engine.draws import TwoParts
+from jaxperturb.engine.draws import Parts
 from jaxperturb.engine.lesions import entries_changed, with_leaves
-from jaxperturb.engine.loop import Found, Loop, Tile, form_of
+from jaxperturb.engine.loop import Found, Loop, Tile, chooser, form_of
 from jaxperturb.engine.plan import Cell
 from jaxperturb.engine.programs import Blend, Values, compiled, planes
 from jaxperturb.engine.stages import Stage
-from jaxperturb.perturb.choose import chosen_units
 from jaxperturb.random.prng import IMPLEMENTATION
-from jaxperturb.trees import Layer
 from jaxperturb.types import AnyArray, Key
 
 
@@ -75,52 +73,59 @@ def program_of(
     every = jax.random.wrap_key_data(data, impl=IMPLEMENTATION)
     lesions, stage, layer = loop.lesions, loop.method.chain.late, loop.method.stages.layer
     programs = lesions.programs(amounts[0])
-    unit_layer = lesions.layers[0] if loop.method.name == "units" else None
+    units = None
+    if loop.method.name == "units":
+        choose = chooser(lesions.layers[0], lesions.target.scope == "joint")
+        units = jnp.stack([choose(keys[cell.draw], amount) for cell, amount in group])
     program = _program(
         programs.parts,
         stage,
         lesions.leaves,
         loop.method.blend,
-        unit_layer,
-        lesions.target.scope == "joint",
         apart=len(lesions.target.layers) > 1,
     )
     handed = [tile.whole[v] for v in stage.handed]
     shared = compiled(stage).share(loop.late, handed)
-    ys = [tile.whole[v] for v in layer.outputs] if unit_layer and layer else []
+    ys = [tile.whole[v] for v in layer.outputs] if units is not None and layer else []
     of_images = handed, shared, ys, loop.silent, tile.labels, tile.reference
-    return program, (every, stacked, programs.extras, loop.leaves, loop.reference, loop.late, of_images)
+    words = jax.vmap(programs.parts.seeds)(every)
+    return program, (words, units, stacked, programs.extras, loop.leaves, loop.reference, loop.late, of_images)
 
 
 @functools.lru_cache(maxsize=512)
 def _program(
-    parts: TwoParts,
+    parts: Parts,
     stage: Stage,
     target: tuple[int, ...],
     blend: Blend | None,
-    unit_layer: Layer | None,
-    joint: bool,
     *,
     apart: bool,
 ) -> Callable[..., tuple[AnyArray, AnyArray, AnyArray]]:
-    """The compiled ``(keys, amounts, extras, leaves, reference, fixed, of images) -> (planes, logits, changed)``."""
+    """The compiled ``(words, amounts, extras, leaves, reference, fixed, of images) -> (planes, logits, changed)``."""
 
     def program(
-        keys: Key, amounts: Any, extras: Values, leaves: Values, reference: Values, fixed: Values, of_images: Any
+        words: Values,
+        units: AnyArray | None,
+        amounts: Any,
+        extras: Values,
+        leaves: Values,
+        reference: Values,
+        fixed: Values,
+        of_images: Any,
     ) -> tuple[AnyArray, AnyArray, AnyArray]:
         handed, shared, ys, silent, labels, first = of_images
 
-        def one(of_lesion: tuple[Key, Any]) -> tuple[AnyArray, AnyArray, AnyArray]:
-            key, amount = of_lesion
-            own = parts.second(parts.first([key, *leaves, *extras]), jax.tree.leaves(amount))
+        def one(of_lesion: tuple[Values, AnyArray | None, Any]) -> tuple[AnyArray, AnyArray, AnyArray]:
+            words, dead, amount = of_lesion
+            arrays = [*leaves, *extras]
+            own = parts.level(parts.shared(words, arrays), arrays, jax.tree.leaves(amount))
             kernel = stage.kernel_of(with_leaves(leaves, target, own))
-            given: Values = []
-            if blend and unit_layer:
-                given = blend(ys, silent, chosen_units(key, [unit_layer], None, amount, joint, False)[unit_layer.name])
+            given = blend(ys, silent, dead) if blend and dead is not None else []
             *_, logits = stage.run(fixed, kernel, handed, shared, given)
             return planes(logits, labels, first), logits, entries_changed(reference, own)
 
-        every = jax.lax.map(one, (keys, amounts)) if apart else jax.vmap(one)((keys, amounts))
+        of_lesions = words, units, amounts
+        every = jax.lax.map(one, of_lesions) if apart else jax.vmap(one)(of_lesions)
         return every[0], every[1], every[2]
 
     return jax.jit(program)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, UInt32
 
-from jaxperturb.engine.draws import TwoParts, two_parts
+from jaxperturb.engine.draws import Parts, parts_of
 from jaxperturb.engine.plan import Cell
 from jaxperturb.engine.tiling import target_leaves
 from jaxperturb.errors import PerturbationError
@@ -111,7 +111,7 @@ class Lesions:
         """Returns the target's leaves after a cell's lesion."""
         amount = self.amount(cell, key)
         programs = self.programs(amount)
-        return programs.apply(programs.draw(key, leaves), amount)
+        return programs.level(programs.draw(key, leaves), leaves, amount)
 
     def encoded(self, key: Key, leaves: Sequence[AnyArray]) -> list[AnyArray]:
         """Returns the target's leaves in the reference network: intact, or encoded without faults."""
@@ -132,14 +132,14 @@ class Lesions:
 
 @dataclass(frozen=True)
 class LesionPrograms:
-    """A compiled lesion in two parts, which may also be traced.
+    """A compiled lesion, in parts which may also be traced.
 
     Attributes:
         parts: of the lesion.
         extras: measured options.
     """
 
-    parts: TwoParts
+    parts: Parts
     extras: tuple[AnyArray, ...]
 
     def draw(self, key: Key, leaves: Sequence[AnyArray]) -> list[AnyArray]:
@@ -149,25 +149,24 @@ class LesionPrograms:
             key: of the draw.
             leaves: of the whole intact tree.
         """
-        return self.parts.first([key, *leaves, *self.extras])
+        return self.parts.shared(self.parts.seeds(key), [*leaves, *self.extras])
 
-    def apply(self, shared: Sequence[AnyArray], amount: Any) -> list[AnyArray]:
+    def level(self, shared: Sequence[AnyArray], leaves: Sequence[AnyArray], amount: Any) -> list[AnyArray]:
         """Returns the target's leaves after the lesion.
 
         Args:
             shared: by the draw's levels.
+            leaves: of the whole intact tree.
             amount: of the level.
         """
-        return self.parts.second(shared, jax.tree.leaves(amount))
+        return self.parts.level(shared, [*leaves, *self.extras], jax.tree.leaves(amount))
 
 
 Described = tuple[tuple[jax.ShapeDtypeStruct, ...], Any]  # leaves and structure of a tree
 
 
 @functools.lru_cache(maxsize=1024)
-def _programs(
-    call: Call, spec: Specification, target: tuple[int, ...], amount: Described, extras: Described
-) -> TwoParts:
+def _programs(call: Call, spec: Specification, target: tuple[int, ...], amount: Described, extras: Described) -> Parts:
     leaves, structure = jax.tree.flatten(shapes_of(*spec))
 
     def lesion(key: AnyArray, *arrays: AnyArray) -> list[AnyArray]:
@@ -179,7 +178,7 @@ def _programs(
         return [after[i] for i in target]
 
     key = jax.eval_shape(lambda: draw_key(0, 0))
-    return two_parts(lesion, [key, *leaves, *extras[0]], amount[0])
+    return parts_of(lesion, key, [*leaves, *extras[0]], amount[0])
 
 
 def with_leaves(leaves: Sequence[AnyArray], target: Sequence[int], own: Sequence[AnyArray]) -> list[AnyArray]:

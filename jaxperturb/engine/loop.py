@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import UInt32
 
-from jaxperturb.engine.draws import TwoParts
+from jaxperturb.engine.draws import Parts
 from jaxperturb.engine.lesions import LesionPrograms, Lesions, entries_changed, with_leaves
 from jaxperturb.engine.methods import Method
 from jaxperturb.engine.plan import Cell
@@ -168,11 +168,11 @@ def _cells_at_once(loop: Loop) -> int:
 def _lesion(loop: Loop, cell: Cell, key: Key, programs: LesionPrograms, shared: Values, amount: Any) -> _Lesion:
     chain = loop.method.chain
     program = _lesion_program(programs.parts, chain.early, chain.late, loop.lesions.leaves)
-    early, late, changed = program(shared, jax.tree.leaves(amount), loop.leaves, loop.reference)
+    early, late, changed = program(shared, jax.tree.leaves(amount), loop.leaves, programs.extras, loop.reference)
     blend = amount if loop.method.name == "linear" else None
     if loop.method.name == "units":
         (layer,) = loop.lesions.layers
-        blend = _chooser(layer, loop.lesions.target.scope == "joint")(key, amount)
+        blend = chooser(layer, loop.lesions.target.scope == "joint")(key, amount)
     return _Lesion(cell, early, late, blend, changed)
 
 
@@ -244,7 +244,8 @@ def _directions(loop: Loop, programs: LesionPrograms, shared: Values) -> Values:
     layer = loop.method.stages.layer
     if loop.method.name != "linear" or layer is None:
         return []
-    return _direction_program(programs.parts, layer, loop.lesions.leaves)(shared, loop.leaves)
+    program = _direction_program(programs.parts, layer, loop.lesions.leaves)
+    return program(shared, loop.leaves, programs.extras)
 
 
 def _silent(lesions: Lesions, method: Method, leaves: Values, fixed: Values) -> Values:
@@ -254,7 +255,7 @@ def _silent(lesions: Lesions, method: Method, leaves: Values, fixed: Values) -> 
     name = "joint" if lesions.target.scope == "joint" else own.name
     amount = {name: jnp.uint32(own.units)}
     programs = lesions.programs(amount)
-    all_gone = programs.apply(programs.draw(draw_key(0, 0), leaves), amount)
+    all_gone = programs.level(programs.draw(draw_key(0, 0), leaves), leaves, amount)
     kernel = jax.jit(layer.kernel_of)(with_leaves(leaves, lesions.leaves, all_gone))
     handed = [jnp.zeros(v.aval.shape, v.aval.dtype) for v in layer.handed]
     program = compiled(layer)
@@ -264,14 +265,14 @@ def _silent(lesions: Lesions, method: Method, leaves: Values, fixed: Values) -> 
 
 @functools.lru_cache(maxsize=1024)
 def _lesion_program(
-    parts: TwoParts, early: Stage | None, late: Stage, target: tuple[int, ...]
+    parts: Parts, early: Stage | None, late: Stage, target: tuple[int, ...]
 ) -> Callable[..., tuple[Values, Values, AnyArray]]:
-    """The compiled ``(shared by the draw, amounts, leaves, reference) -> (early kernel, late kernel, changed)``."""
+    """The compiled ``(shared, level, leaves, extras, reference) -> (early kernel, late kernel, entries changed)``."""
 
     def lesion(
-        shared: Values, amounts: Values, leaves: Values, reference: Values
+        shared: Values, level: Values, leaves: Values, extras: Values, reference: Values
     ) -> tuple[Values, Values, UInt32[AnyArray, ""]]:
-        own = parts.second(shared, amounts)
+        own = parts.level(shared, [*leaves, *extras], level)
         lesioned = with_leaves(leaves, target, own)
         kernels = [some.kernel_of(lesioned) if some else [] for some in (early, late)]
         return kernels[0], kernels[1], entries_changed(reference, own)
@@ -280,9 +281,9 @@ def _lesion_program(
 
 
 @functools.lru_cache(maxsize=256)
-def _direction_program(parts: TwoParts, layer: Stage, target: tuple[int, ...]) -> Callable[..., Values]:
-    def direction(shared: Values, leaves: Values) -> Values:
-        own = parts.second(shared, [jnp.float32(1)])
+def _direction_program(parts: Parts, layer: Stage, target: tuple[int, ...]) -> Callable[..., Values]:
+    def direction(shared: Values, leaves: Values, extras: Values) -> Values:
+        own = parts.level(shared, [*leaves, *extras], [jnp.float32(1)])
         moved = [a - leaves[i] for i, a in zip(target, own, strict=True)]
         return layer.kernel_of(with_leaves(leaves, target, moved))
 
@@ -290,5 +291,6 @@ def _direction_program(parts: TwoParts, layer: Stage, target: tuple[int, ...]) -
 
 
 @functools.lru_cache(maxsize=256)
-def _chooser(layer: Layer, joint: bool) -> Callable[[Key, Any], AnyArray]:
+def chooser(layer: Layer, joint: bool) -> Callable[[Key, Any], AnyArray]:
+    """Returns the compiled ``(key, counts) -> which units of a layer are replaced``."""
     return jax.jit(lambda key, amount: chosen_units(key, [layer], None, amount, joint, False)[layer.name])

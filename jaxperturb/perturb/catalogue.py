@@ -261,7 +261,7 @@ CATALOGUE: Mapping[str, Perturbation] = MappingProxyType(
                 counts=unit_counts,
                 selected=units_selected,
                 measured=("means",),
-                by_unit=lambda options: True,
+                by_unit=lambda _: True,
             ),
             Perturbation(
                 "quantize",
