@@ -162,8 +162,10 @@ def test_a_folder_gets_store_table_record_and_figures(net, data, tmp_path):
         "figures/gaussian_noise.png",
         "figures/synapse_knockout.pdf",
         "figures/synapse_knockout.png",
+        "levels.csv",
         "results.csv",
         "results.sqlite",
+        "summary.csv",
     ]
     flags = json.loads((out / "config.json").read_text())["flags"]
     assert flags["perturbations"] == "synapse_knockout,gaussian_noise"

@@ -150,7 +150,7 @@ class Odd(nn.Module):
             x = nn.relu(nn.BatchNorm(use_running_average=True, name="bn")(x))
         elif self.after not in ("no bias",):
             x = getattr(nn, self.after)(x)
-        return nn.Dense(3, name="fc2")(x.mean((1, 2)))
+        return nn.Dense(5, name="fc2")(x.mean((1, 2)))
 
 
 def odd(after, norms=None):

@@ -55,7 +55,7 @@ def make_dataset(seed=0, changed=None):
 def fake_engine(calls):
     """An engine whose outcomes are a pure function of the cell and the image, and which records what it computes."""
 
-    def run(network, images, asked, levels, targets, draws, seed, *, batch_size, done):
+    def run(network, images, asked, levels, targets, draws, seed, *, batch_size, done, on_event):
         for start in range(0, len(images), batch_size):
             stop = min(start + batch_size, len(images))
             for item in plan(asked, levels, targets, draws):

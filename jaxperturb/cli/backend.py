@@ -17,6 +17,9 @@ def start(device: str | None) -> None:
     """
     if device in (None, "gpu"):
         _ask_for_exact_sums()
+    from jaxperturb.engine.allocator import keep_pages
+
+    keep_pages()  # before threads have memory of their own
     from jaxperturb.engine.devices import select_device
 
     _keep_compiled_programs()

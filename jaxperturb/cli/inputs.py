@@ -59,6 +59,6 @@ def class_options(values: flags.FlagValues) -> dict[str, Any]:
 
 
 def tell_classes(images: "PreparedImages") -> None:
-    """Says on standard error how the data set's classes are those of the network."""
-    if images.class_map is not None:
+    """Says on standard error how the data set's classes are those of the network, unless they are the very same."""
+    if images.class_map is not None and not images.class_map.is_evident():
         print(f"{images.dataset.name}: {images.class_map.describe()}", file=sys.stderr)

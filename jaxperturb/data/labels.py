@@ -62,6 +62,11 @@ class ClassMap:
         """Returns whether each class of the data set is the network's class of the same number."""
         return self.targets == tuple(range(len(self.targets)))
 
+    def is_evident(self) -> bool:
+        """Returns whether there is nothing to tell: all of the network's classes, in its order, under its names."""
+        whole = self.is_plain() and len(self.targets) == self.outputs and self.restriction is None
+        return whole and (not any(self.target_names) or self.target_names == self.names)
+
     def describe(self) -> str:
         """Returns one line for a person: how many classes, matched how, and which became which."""
         among = "them alone" if self.restriction else f"the network's {self.outputs}"

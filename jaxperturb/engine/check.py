@@ -52,7 +52,8 @@ def agrees(
     own = np.asarray(found.logits[0], np.float32)[:count]
     finite = np.isfinite(plain)
     scale = np.abs(plain[finite]).max(initial=0.0)
-    return bool(np.array_equal(finite, np.isfinite(own)) and (np.abs(own - plain)[finite] <= TOLERANCE * scale).all())
+    same = np.abs(own[finite] - plain[finite]) <= TOLERANCE * scale
+    return bool(np.array_equal(finite, np.isfinite(own)) and same.all())
 
 
 @functools.lru_cache(maxsize=16)

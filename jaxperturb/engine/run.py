@@ -126,8 +126,11 @@ def run(
         start, pixels, labels = block.start, np.asarray(block.inputs), block.labels
         for group, most in _groups(setting, _todo(jobs, done, start, block.stop), len(labels), room):
             for first in range(0, len(labels), most):
-                some = slice(first, min(first + most, len(labels)))
-                yield from _run_group(setting, group, pixels[some], labels[some], start + first, settled)
+                last = min(first + most, len(labels))
+                left = _todo(group, done, start + first, start + last)
+                if left:
+                    some = pixels[first:last], labels[first:last]
+                    yield from _run_group(setting, left, *some, start + first, settled)
 
 
 def evaluate_network(

@@ -172,6 +172,7 @@ def run_study(
                 study.identity.seed,
                 batch_size=batch_size,
                 done=lambda cell, first, last: cell not in known or store.covers(cell, first, last),
+                on_event=lambda kind, text: _note(store, number, kind, text),
             )
             _store_parts(parts, store, number, on_part)
         outcome = "complete"
@@ -182,6 +183,13 @@ def run_study(
         store.commit()
         store.end_run(number, outcome)
         logging.info("run %d: %s", number, outcome)
+
+
+def _note(store: Store, number: int, kind: str, text: str) -> None:
+    """Logs what the engine says of a run, and records what departs from the plan."""
+    logging.info("run %d: %s: %s", number, kind, text)
+    if kind != "method":
+        store.add_event(number, kind, text)
 
 
 def _check_same(store: Store, study: Study) -> Study:
