@@ -46,7 +46,7 @@ class Folded:
         """Returns the convolution of the images with the kernel."""
         return self.join(self.share(images), self.transform(kernel))
 
-    def share(self, images: Images) -> Transformed | Images:
+    def share(self, images: Images) -> Transformed | Float[AnyArray, "n fh fw fc"]:
         """Returns what all kernels need of the images."""
         sides = (self.inner.height, self.inner.width)
         around = [
