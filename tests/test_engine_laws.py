@@ -20,7 +20,7 @@ from jaxperturb.engine.lesions import Lesions
 from jaxperturb.engine.loop import loop_of
 from jaxperturb.engine.methods import method_of, wanted
 from jaxperturb.engine.plan import Cell
-from jaxperturb.engine.programs import Shape
+from jaxperturb.engine.programs import Shape, pair_of
 from jaxperturb.engine.rewrite import Rewrites
 from jaxperturb.engine.run import run
 from jaxperturb.engine.tiling import Tiling
@@ -234,3 +234,11 @@ def test_the_accelerators_programs_lower_without_a_grouped_convolution(perturbat
     text = lowered(network, asked, "Conv_1", platform)
     assert "stablehlo.convolution" in text
     assert set(re.findall(r"feature_group_count = (\d+)", text)) == {"1"}
+
+
+def test_a_program_that_was_forgotten_is_traced_anew_for_all_that_hangs_on_it(networks):
+    network, images = networks("mlp")
+    want = study(network, images, SPLIT, "synapse_knockout")
+    pair_of.cache_clear()
+    for cell, planes in study(network, images, SPLIT, "synapse_knockout").items():
+        np.testing.assert_array_equal(planes, want[cell])

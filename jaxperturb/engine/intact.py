@@ -65,7 +65,7 @@ def _run(
 ) -> tuple[list[dict[Any, AnyArray]], dict[Any, AnyArray], AnyArray]:
     """What is handed over of one tile: of its pieces that hold images, and of the whole; and its logits."""
     both = pair_of(shape)
-    chain, kept, kept_late = intact_chain(shape, (*wanted.early, *(both.reduced[v] for v in wanted.late)))
+    chain, kept, kept_late = intact_chain(both, (*wanted.early, *(both.reduced[v] for v in wanted.late)))
     found = _early(shape, chain, leaves, pixels[:count])
     carried = len(chain.early.outputs) - len(kept) if chain.early else 0
     pieces = [{v: a for v, a in zip(kept, values[carried:], strict=True) if v in wanted.early} for values in found]

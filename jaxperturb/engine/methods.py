@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxperturb.engine.cut import unit_axes
 from jaxperturb.engine.lesions import Lesions
-from jaxperturb.engine.programs import Blend, Shape, Values, cuts_of, stages_of
+from jaxperturb.engine.programs import Blend, Shape, Values, cuts_of, pair_of, stages_of
 from jaxperturb.engine.stages import Chain, Stages
 from jaxperturb.perturb.choose import along
 from jaxperturb.types import AnyArray
@@ -58,9 +58,10 @@ def method_of(shape: Shape, lesions: Lesions, *, plain: bool = False) -> Method:
         lesions: of the perturbation and target.
         plain: whether nothing is to be cut.
     """
+    both = pair_of(shape)
     if plain:
-        return Method("everything", stages_of(shape, lesions.leaves, everything=True))
-    found, (small, _) = stages_of(shape, lesions.leaves), cuts_of(shape, lesions.leaves)
+        return Method("everything", stages_of(both, lesions.leaves, everything=True))
+    found, (small, _) = stages_of(both, lesions.leaves), cuts_of(both, lesions.leaves)
     if (
         found.rest is not None
         and shape.tiling.masks is None

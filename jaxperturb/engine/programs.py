@@ -43,7 +43,7 @@ class Shape:
     tiling: Tiling
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=128)
 def pair_of(shape: Shape) -> Pair:
     """Returns the network's program at the two sizes of its tile."""
     return pair(_steps(shape, shape.tiling.small), _steps(shape, shape.tiling.large))
@@ -55,33 +55,32 @@ def _steps(shape: Shape, batch: int) -> Steps:
     return steps_of(program, lambda equation: replacement(equation, rules))
 
 
-@functools.lru_cache(maxsize=256)
-def cuts_of(shape: Shape, target: tuple[int, ...], everything: bool = False) -> tuple[Cut, Cut]:
+# What follows is kept by the pair itself, not by the shape: variables of two traces must never meet.
+@functools.lru_cache(maxsize=512)
+def cuts_of(both: Pair, target: tuple[int, ...], everything: bool = False) -> tuple[Cut, Cut]:
     """Returns the cut at some leaves, at both sizes."""
-    both = pair_of(shape)
     return cut(both.small, target, everything=everything), cut(both.large, target, everything=everything)
 
 
-@functools.lru_cache(maxsize=256)
-def stages_of(shape: Shape, target: tuple[int, ...], everything: bool = False) -> Stages:
+@functools.lru_cache(maxsize=512)
+def stages_of(both: Pair, target: tuple[int, ...], everything: bool = False) -> Stages:
     """Returns the stages behind a cut."""
-    return stages(pair_of(shape), *cuts_of(shape, target, everything))
+    return stages(both, *cuts_of(both, target, everything))
 
 
-@functools.lru_cache(maxsize=64)
-def intact_chain(shape: Shape, wanted: tuple[Any, ...]) -> tuple[Chain, tuple[Any, ...], tuple[Any, ...]]:
+@functools.lru_cache(maxsize=128)
+def intact_chain(both: Pair, wanted: tuple[Any, ...]) -> tuple[Chain, tuple[Any, ...], tuple[Any, ...]]:
     """Returns the intact network up to its logits, with the variables that its stages give beside.
 
     Args:
-        shape: of the study.
+        both: the program.
         wanted: variables of the small program.
 
     Returns:
         The chain; the variables of the small program that its early stage gives behind what is carried over; those of
         the large program that its late stage gives before the logits.
     """
-    both = pair_of(shape)
-    small, large = cuts_of(shape, (), everything=True)
+    small, large = cuts_of(both, (), everything=True)
     kept = tuple(v for v in wanted if both.is_early(v))
     late = tuple(both.enlarged[v] for v in wanted if not both.is_early(v))
     outputs = [*late, large.steps.program.logits]
