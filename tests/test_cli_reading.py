@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -184,6 +185,6 @@ def test_reading_changes_nothing(capsys, folder):
     before = (folder / "results.sqlite").read_bytes()
     for words in READERS:
         printed(capsys, *reading(words, folder))
-    with sqlite3.connect(folder / "results.sqlite") as connection:
+    with closing(sqlite3.connect(folder / "results.sqlite")) as connection:
         assert connection.execute("SELECT COUNT(*) FROM run").fetchone() == (1,)
     assert (folder / "results.sqlite").read_bytes() == before
