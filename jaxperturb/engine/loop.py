@@ -144,10 +144,10 @@ def run_draw(loop: Loop, cells: Sequence[Cell], key: Key, tiles: Sequence[Tile])
         group = list(some)
         programs = loop.lesions.programs(amounts[group[0]])
         shared = programs.draw(key, loop.leaves)
-        kept = _cells_at_once(loop)
+        directions, kept = _directions(loop, programs, shared), _cells_at_once(loop)
         for first in range(0, len(group), kept):
             made = (_lesion(loop, cell, key, programs, shared, amounts[cell]) for cell in group[first : first + kept])
-            yield from _outcomes(loop, list(made), _directions(loop, programs, shared), tiles)
+            yield from _outcomes(loop, list(made), directions, tiles)
 
 
 def form_of(amount: Any) -> Any:
@@ -157,11 +157,10 @@ def form_of(amount: Any) -> Any:
 
 
 def _cells_at_once(loop: Loop) -> int:
-    """As many lesions as are worth keeping: one where nothing is shared between them."""
-    early = loop.method.chain.early
-    if early is None:
-        return 1
-    size = sum(v.aval.size * v.aval.dtype.itemsize for v in early.kernel)
+    """As many lesions as may be kept: what they share of the images is made once for all of them."""
+    chain = loop.method.chain
+    kernel = (*(chain.early.kernel if chain.early else ()), *chain.late.kernel)
+    size = sum(v.aval.size * v.aval.dtype.itemsize for v in kernel)
     return max(1, _KEPT // max(1, size))
 
 

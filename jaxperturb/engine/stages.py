@@ -6,6 +6,7 @@ layers at its end begin: *early* equations run at the small size, *late* ones at
 same equations in the same places, and a variable's axis of images is the one in which they differ.
 """
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,7 +103,7 @@ def split_of(program: Program) -> int:
         equation = program.equations[number]
         shapes = [v.aval.shape for v in equation.outvars]
         of_images = [shape for shape in shapes if program.batch in shape]
-        if any(_entries(shape) > program.batch * _MOST_LATE for shape in of_images) or _convolves(equation):
+        if any(math.prod(shape) > program.batch * _MOST_LATE for shape in of_images) or _convolves(equation):
             break
         if equation.primitive.name == "dot_general" and shapes[0][:1] == (program.batch,) and len(shapes[0]) == 2:
             split = number
@@ -111,13 +112,6 @@ def split_of(program: Program) -> int:
 
 def _convolves(equation: Any) -> bool:
     return equation.primitive.name == "conv_general_dilated" or equation.primitive.name.startswith("reduce_window")
-
-
-def _entries(shape: tuple[int, ...]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product
 
 
 @dataclass(frozen=True, eq=False)
