@@ -124,9 +124,14 @@ def test_signs_of_life_are_renewed_but_never_over_anothers_lease(store, monkeypa
     later = read_holder(store)
     assert replace(later, beat=first.beat) == first
     assert later.beat > first.beat
-    write(store, replace(first, token="other", beat=0.0))
-    time.sleep(0.1)
-    assert read_holder(store).beat == 0
+    other = replace(first, token="other", beat=0.0)
+    for _ in range(20):  # a beat may have looked just before; who takes over settles and looks again for that reason
+        module._replace(lease_path(store), other)
+        time.sleep(0.1)
+        if read_holder(store).token == other.token:
+            break
+    time.sleep(0.2)
+    assert read_holder(store) == other
     lease.release()
 
 
