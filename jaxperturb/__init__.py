@@ -11,6 +11,7 @@ from jaxperturb.errors import JaxPerturbError as JaxPerturbError
 if TYPE_CHECKING:
     from jaxperturb import data as data
     from jaxperturb import random as random
+    from jaxperturb.api import compare_precisions as compare_precisions
     from jaxperturb.api import evaluate as evaluate
     from jaxperturb.api import fault_list as fault_list
     from jaxperturb.api import lesion as lesion
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from jaxperturb.api import mean_activations as mean_activations
     from jaxperturb.api import saliency as saliency
     from jaxperturb.api import sweep as sweep
+    from jaxperturb.api.recovery import recover as recover
+    from jaxperturb.api.recovery import weight_change as weight_change
     from jaxperturb.checkpoints import load_network as load_network
     from jaxperturb.checkpoints import load_weights as load_weights
     from jaxperturb.data import load_dataset as load_dataset
@@ -37,7 +40,11 @@ if TYPE_CHECKING:
     from jaxperturb.perturb import sign_flip as sign_flip
     from jaxperturb.perturb import stuck_at as stuck_at
     from jaxperturb.perturb import synapse_knockout as synapse_knockout
+    from jaxperturb.recovery.optimizers import Optimizer as Optimizer
     from jaxperturb.show import plots as plots
+    from jaxperturb.show.recovery import Recovery as Recovery
+    from jaxperturb.show.recovery import load_recovery as load_recovery
+    from jaxperturb.show.report.page import report as report
     from jaxperturb.show.results import Results as Results
 
     __version__: str
@@ -45,8 +52,11 @@ if TYPE_CHECKING:
 # Where each public name is found: (module, name in it), or (module, None) for the module itself.
 _PLACES: dict[str, tuple[str, str | None]] = {
     "Network": ("jaxperturb.networks.network", "Network"),
+    "Optimizer": ("jaxperturb.recovery.optimizers", "Optimizer"),
+    "Recovery": ("jaxperturb.show.recovery", "Recovery"),
     "Results": ("jaxperturb.show.results", "Results"),
     "bit_flip": ("jaxperturb.perturb", "bit_flip"),
+    "compare_precisions": ("jaxperturb.api", "compare_precisions"),
     "compose": ("jaxperturb.perturb", "compose"),
     "data": ("jaxperturb.data", None),
     "evaluate": ("jaxperturb.api", "evaluate"),
@@ -55,6 +65,7 @@ _PLACES: dict[str, tuple[str, str | None]] = {
     "lesion": ("jaxperturb.api", "lesion"),
     "load_dataset": ("jaxperturb.data", "load_dataset"),
     "load_network": ("jaxperturb.checkpoints", "load_network"),
+    "load_recovery": ("jaxperturb.show.recovery", "load_recovery"),
     "load_results": ("jaxperturb.api", "load_results"),
     "load_weights": ("jaxperturb.checkpoints", "load_weights"),
     "magnitude_knockout": ("jaxperturb.perturb", "magnitude_knockout"),
@@ -64,7 +75,9 @@ _PLACES: dict[str, tuple[str, str | None]] = {
     "plots": ("jaxperturb.show.plots", None),
     "quantize": ("jaxperturb.perturb", "quantize"),
     "random": ("jaxperturb.random", None),
+    "recover": ("jaxperturb.api.recovery", "recover"),
     "replay": ("jaxperturb.perturb", "replay"),
+    "report": ("jaxperturb.show.report.page", "report"),
     "rerandomize": ("jaxperturb.perturb", "rerandomize"),
     "resample": ("jaxperturb.perturb", "resample"),
     "saliency": ("jaxperturb.api", "saliency"),
@@ -74,14 +87,18 @@ _PLACES: dict[str, tuple[str, str | None]] = {
     "stuck_at": ("jaxperturb.perturb", "stuck_at"),
     "sweep": ("jaxperturb.api", "sweep"),
     "synapse_knockout": ("jaxperturb.perturb", "synapse_knockout"),
+    "weight_change": ("jaxperturb.api.recovery", "weight_change"),
 }
 
 __all__ = [
     "JaxPerturbError",
     "Network",
+    "Optimizer",
+    "Recovery",
     "Results",
     "__version__",
     "bit_flip",
+    "compare_precisions",
     "compose",
     "data",
     "evaluate",
@@ -90,6 +107,7 @@ __all__ = [
     "lesion",
     "load_dataset",
     "load_network",
+    "load_recovery",
     "load_results",
     "load_weights",
     "magnitude_knockout",
@@ -99,7 +117,9 @@ __all__ = [
     "plots",
     "quantize",
     "random",
+    "recover",
     "replay",
+    "report",
     "rerandomize",
     "resample",
     "saliency",
@@ -109,6 +129,7 @@ __all__ = [
     "stuck_at",
     "sweep",
     "synapse_knockout",
+    "weight_change",
 ]
 
 

@@ -60,6 +60,16 @@ class StudyError(JaxPerturbError):
     """A study that cannot be run as asked: no draws, no images, an unknown metric."""
 
 
+class RecoveryError(JaxPerturbError):
+    """A training that cannot be run as asked: nothing that learns, an unknown optimiser."""
+
+
+class DivergedError(RecoveryError):
+    """A training whose loss is not finite."""
+
+    exit_status = 1
+
+
 class StoreError(JaxPerturbError):
     """A store that is missing, damaged, foreign, or of another study."""
 
@@ -74,6 +84,14 @@ class OutputError(JaxPerturbError):
 
 class DeviceError(JaxPerturbError):
     """A device or precision that this machine does not have."""
+
+
+class DependencyError(JaxPerturbError):
+    """A package that what was asked needs, and that is not installed."""
+
+
+class ClusterError(JaxPerturbError):
+    """Workers of a cluster that cannot be had, or that would compute something else than is asked."""
 
 
 class EngineError(JaxPerturbError):

@@ -23,7 +23,7 @@ from PIL import Image
 
 from jaxperturb.data import Dataset, load_dataset
 from jaxperturb.data.cache import PixelCache
-from jaxperturb.data.preprocess import PreparedImages, prepare
+from jaxperturb.data.prepared import PreparedImages, prepare
 from jaxperturb.data.reading import Reader, read_blocks
 from jaxperturb.networks.preprocessing import IMAGENET
 

@@ -21,7 +21,8 @@ from PIL import Image
 
 from jaxperturb.checkpoints import Manifest, save_checkpoint
 from jaxperturb.data import Dataset
-from jaxperturb.data.preprocess import prepare, split_fingerprint
+from jaxperturb.data.fingerprints import split_fingerprint
+from jaxperturb.data.prepared import prepare
 from jaxperturb.networks import catalogue
 from jaxperturb.networks.preprocessing import Preprocessing
 from jaxperturb.networks.squeezenet import VERSIONS

@@ -29,7 +29,7 @@ STUDY = (
     "--levels=0,0.4,0.8,1",
 )
 # Commits come 100 times as often as a user's, so that the kills hit many of them.
-_COMMAND = """
+COMMAND = """
 from jaxperturb.study import contents
 contents.COMMIT_SECONDS = 0.1
 from jaxperturb.cli.main import main
@@ -55,7 +55,7 @@ def rows(store: Path) -> dict[str, list[tuple]]:
 
 def start(out: Path, words: Sequence[str] = STUDY, **options: Any) -> subprocess.Popen:
     """Starts a run of the study in a process of its own."""
-    command = [sys.executable, "-c", _COMMAND, *words, f"--out={out}"]
+    command = [sys.executable, "-c", COMMAND, *words, f"--out={out}"]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options)
 
 

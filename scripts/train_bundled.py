@@ -27,7 +27,9 @@ from absl import app, flags
 
 from jaxperturb.checkpoints import Manifest, save_checkpoint
 from jaxperturb.data import Dataset, load_dataset
-from jaxperturb.data.preprocess import PreparedImages, prepare, split_fingerprint, to_pixels
+from jaxperturb.data.fingerprints import split_fingerprint
+from jaxperturb.data.prepared import PreparedImages, prepare
+from jaxperturb.data.preprocess import to_pixels
 from jaxperturb.networks import catalogue
 from jaxperturb.networks.preprocessing import Preprocessing
 

@@ -6,7 +6,8 @@ import pytest
 
 from jaxperturb.checkpoints import bundled, bundled_summaries, load_network, read_manifest
 from jaxperturb.data import load_dataset
-from jaxperturb.data.preprocess import prepare, split_fingerprint
+from jaxperturb.data.fingerprints import split_fingerprint
+from jaxperturb.data.prepared import prepare
 from jaxperturb.errors import CheckpointError
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 import jaxperturb as jp
 from jaxperturb.cli import main
 from jaxperturb.data import load_dataset
-from jaxperturb.data.preprocess import prepare
+from jaxperturb.data.prepared import prepare
 from jaxperturb.stats.balance import balanced_accuracy
 
 DIGITS = 60

@@ -15,7 +15,7 @@ from jaxperturb.cli import main
 from jaxperturb.study.store import create_store
 
 SMALL = ["sweep", "--quiet", "--layers=conv1,fc8", "--levels=0,0.5,0.9", "--perturbations=synapse_knockout"]
-READERS = [["table"], ["plot"], ["plan", "--half_width=0.05"], ["compare"]]
+READERS = [["table"], ["plot"], ["plan", "--half_width=0.05"], ["compare"], ["report"]]
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ from PIL import Image
 from scipy import io
 
 from jaxperturb.data import load_dataset
+from jaxperturb.data.fingerprints import split_fingerprint
 from jaxperturb.data.labels import imagenet_classes, match_classes
-from jaxperturb.data.preprocess import prepare, split_fingerprint
+from jaxperturb.data.prepared import prepare
 from jaxperturb.errors import DataError, ImageError
 from jaxperturb.networks.preprocessing import Preprocessing
 

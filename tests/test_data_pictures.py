@@ -15,7 +15,8 @@ from PIL import Image
 
 from jaxperturb.data import load_folder
 from jaxperturb.data.pictures import decode_picture, file_digest, read_picture
-from jaxperturb.data.preprocess import prepare, to_pixels
+from jaxperturb.data.prepared import prepare
+from jaxperturb.data.preprocess import to_pixels
 from jaxperturb.errors import ImageError
 from jaxperturb.networks.preprocessing import IMAGENET, Preprocessing
 
@@ -195,7 +196,7 @@ def test_reading_imports_no_tensorflow(tmp_path: Path, shared: Path):
     code = f"""
 import sys
 from jaxperturb.data import from_batches, load_dataset
-from jaxperturb.data.preprocess import prepare
+from jaxperturb.data.prepared import prepare
 from jaxperturb.networks.preprocessing import IMAGENET
 sets = [load_dataset("digits"), load_dataset("npz:{tmp_path}/a.npz")]
 sets.append(load_dataset("folder:{shared}/data/photos", labels_file="{labels}"))

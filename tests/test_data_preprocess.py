@@ -8,7 +8,10 @@ import pytest
 from PIL import Image
 
 from jaxperturb.data import from_arrays, load_dataset
-from jaxperturb.data.preprocess import prepare, split_fingerprint, study_order, to_pixels
+from jaxperturb.data.fingerprints import split_fingerprint
+from jaxperturb.data.order import study_order
+from jaxperturb.data.prepared import prepare
+from jaxperturb.data.preprocess import to_pixels
 from jaxperturb.errors import DataError
 from jaxperturb.networks.preprocessing import IMAGENET, Preprocessing
 

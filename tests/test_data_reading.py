@@ -12,7 +12,7 @@ from PIL import Image
 from jaxperturb.data import from_arrays, load_dataset
 from jaxperturb.data.cache import PixelCache
 from jaxperturb.data.parallel import each
-from jaxperturb.data.preprocess import prepare
+from jaxperturb.data.prepared import prepare
 from jaxperturb.data.reading import Reader, read_blocks, read_fast
 from jaxperturb.errors import DataError, ImageError
 from jaxperturb.networks.preprocessing import Preprocessing
@@ -200,7 +200,7 @@ RACING = """
 import sys
 import hashlib
 from jaxperturb.data import load_dataset
-from jaxperturb.data.preprocess import prepare
+from jaxperturb.data.prepared import prepare
 from jaxperturb.data.reading import read_fast
 from jaxperturb.networks.preprocessing import Preprocessing
 images = read_fast(prepare(load_dataset("folder:" + sys.argv[1]), Preprocessing(resize=20, crop=16)))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxperturb.data import from_arrays
-from jaxperturb.data.preprocess import prepare
+from jaxperturb.data.prepared import prepare
 from jaxperturb.engine.cut import cut
 from jaxperturb.engine.plan import Cell, cells_of, plan
 from jaxperturb.engine.programs import PLANES, first_classes, planes

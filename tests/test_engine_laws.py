@@ -12,8 +12,7 @@ from jax import export
 from sample_networks import SAMPLES
 
 from jaxperturb.data import from_arrays
-from jaxperturb.data.preprocess import prepare
-from jaxperturb.engine import check
+from jaxperturb.data.prepared import prepare
 from jaxperturb.engine.batched import program_of, run_batched
 from jaxperturb.engine.intact import intact_pass
 from jaxperturb.engine.lesions import Lesions
@@ -162,7 +161,7 @@ def test_the_ways_are_those_that_the_program_allows(networks):
 
 def test_a_cut_that_disagrees_falls_back_to_the_plain_network_and_says_so(networks, monkeypatch):
     network, images = networks("mlp")
-    monkeypatch.setattr(check, "TOLERANCE", -1.0)
+    monkeypatch.setattr("jaxperturb.engine.precision._TOLERANCE", -1.0)
     events = []
     found = study(network, images, SPLIT, on_event=lambda kind, text: events.append((kind, text)))
     assert len([text for kind, text in events if kind == "fallback"]) == 3 * len(network.layer_names())
@@ -189,10 +188,10 @@ def test_out_of_memory_halves_the_masks_and_changes_no_count(networks, monkeypat
     tile = replace(WHOLE, masks=4)
     want = study(network, images, tile, "synapse_knockout", ("Conv_1",))
 
-    def exhausted(loop, cells, keys, tiles, masks):
+    def exhausted(loop, cells, keys, tiles, masks, devices):
         if masks > 1:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 bytes.")
-        yield from run_batched(loop, cells, keys, tiles, masks)
+        yield from run_batched(loop, cells, keys, tiles, masks, devices)
 
     monkeypatch.setattr("jaxperturb.engine.cells.run_batched", exhausted)
     events = []

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxperturb.data import from_arrays
-from jaxperturb.data.preprocess import prepare
+from jaxperturb.data.prepared import prepare
 from jaxperturb.data.scoring import fit_classes
 from jaxperturb.engine.run import PLANES, evaluate_network
 from jaxperturb.errors import DataError

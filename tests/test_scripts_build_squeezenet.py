@@ -14,7 +14,8 @@ import pytest
 from jaxperturb import api
 from jaxperturb.checkpoints import bundled, load_network, read_manifest
 from jaxperturb.data import load_dataset
-from jaxperturb.data.preprocess import prepare, split_fingerprint
+from jaxperturb.data.fingerprints import split_fingerprint
+from jaxperturb.data.prepared import prepare
 from jaxperturb.data.scoring import fit_classes
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "build_squeezenet.py"

@@ -12,7 +12,7 @@ import pytest
 
 from jaxperturb.checkpoints import bundled, read_manifest
 from jaxperturb.data import from_arrays, load_dataset
-from jaxperturb.data.preprocess import prepare
+from jaxperturb.data.prepared import prepare
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "train_bundled.py"
 

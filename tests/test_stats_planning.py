@@ -7,12 +7,13 @@ import pytest
 from scipy import optimize, stats
 from test_stats_components import random_outcomes
 
-from jaxperturb.stats.components import Components, cross
+from jaxperturb.stats.components import Components, components, cross
 from jaxperturb.stats.planning import (
     TWO_LOOK_CONFIDENCE,
     closed_form,
     images_needed,
     plan,
+    second_design,
     second_look,
 )
 
@@ -102,3 +103,38 @@ def test_quiet_draws_need_no_second_look():
     found = second_look(cross(np.repeat(right, 5, axis=1)), 0.03, 30)
     assert found.draws == 5
     assert found.expected.all()
+
+
+@pytest.mark.parametrize("wanted", [0.01, 0.02, 0.05, 0.12, 0.3])
+def test_on_the_images_of_the_first_look_the_second_design_is_the_second_look(wanted):
+    pilot = cross(random_outcomes(3, 5, 400))
+    columns = [components(pilot, unit) for unit in np.eye(len(pilot.means))]
+    assert all(min(one.draws, one.images, one.rest) >= 0 for one in columns)
+    look = second_look(pilot, wanted, 30)
+    found = second_design(columns, wanted, draws=5, images=400, max_draws=30, max_images=400, step=100)
+    assert (found.draws, found.images, found.expected) == (look.draws, 400, tuple(look.expected))
+
+
+@pytest.mark.parametrize("found", CASES)
+@pytest.mark.parametrize("wanted", [0.02, 0.03, 0.06])
+def test_of_all_designs_that_reach_it_the_second_is_the_cheapest(found, wanted):
+    best = second_design([found], wanted, draws=5, images=500, max_draws=60, max_images=10_000, step=500)
+    reach = {
+        (draws, images): half_width(found, draws, images, TWO_LOOK_CONFIDENCE) <= wanted
+        for draws in range(5, 61)
+        for images in range(500, 10_001, 500)
+    }
+    possible = [draws * images for (draws, images), enough in reach.items() if enough]
+    assert best.expected == (bool(possible) and best.draws * best.images == min(possible),)
+    # Where no draws are enough, all are taken, on images that leave half of the square to them.
+    if not possible:
+        assert best.draws == 60
+        assert best.images <= 2 * stats.norm.ppf(0.98) ** 2 * found.images / wanted**2 + 500
+
+
+def test_where_all_images_are_too_few_all_are_taken_but_no_draws_in_vain():
+    found = second_design([CASES[0]], 0.01, draws=5, images=500, max_draws=30, max_images=2000, step=500)
+    assert (found.draws, found.images, found.expected) == (5, 2000, (False,))
+    quiet = Components(0.0, 0.001, 0.0)
+    found = second_design([CASES[0], quiet], 0.01, draws=5, images=500, max_draws=30, max_images=2000, step=500)
+    assert (found.draws, found.images, found.expected) == (5, 2000, (False, True))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxperturb.data import from_arrays
-from jaxperturb.data.preprocess import prepare
+from jaxperturb.data.prepared import prepare
 from jaxperturb.engine import run as engine
 from jaxperturb.engine.plan import plan
 from jaxperturb.engine.run import Part

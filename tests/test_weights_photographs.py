@@ -5,7 +5,7 @@ import pytest
 from jaxperturb import api
 from jaxperturb.checkpoints import bundled, read_manifest
 from jaxperturb.data import load_dataset
-from jaxperturb.data.preprocess import split_fingerprint
+from jaxperturb.data.fingerprints import split_fingerprint
 
 LEAST = {"alexnet-cifar10": 0.76, "vgg11-cifar10": 0.83, "alexnet-imagenette": 0.70, "vgg11-imagenette": 0.70}
 

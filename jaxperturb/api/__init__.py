@@ -1,6 +1,8 @@
 """The library's public calls: run a study, measure a network, lesion it, read a study."""
 
+from jaxperturb.api.evaluation import Agreement as Agreement
 from jaxperturb.api.evaluation import Evaluation as Evaluation
+from jaxperturb.api.evaluation import compare_precisions as compare_precisions
 from jaxperturb.api.evaluation import evaluate as evaluate
 from jaxperturb.api.lesions import fault_list as fault_list
 from jaxperturb.api.lesions import lesion as lesion

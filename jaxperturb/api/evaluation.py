@@ -1,14 +1,19 @@
 """How an intact network does on a data set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from jaxperturb.api.inputs import DataLike, NetworkLike, check_count, fitted
-from jaxperturb.data.preprocess import PreparedImages
+from jaxperturb.data.prepared import PreparedImages
 from jaxperturb.data.scoring import GivenClasses
-from jaxperturb.engine.run import PLANES, evaluate_network
+from jaxperturb.engine import agreement
+from jaxperturb.engine.agreement import InPrecision
+from jaxperturb.engine.computing import Computing
+from jaxperturb.engine.devices import local_devices
+from jaxperturb.engine.precision import check_known, precisions_of
+from jaxperturb.engine.run import PLANES
 from jaxperturb.errors import ImageError
 from jaxperturb.stats.balance import balanced_accuracy, commonest_share, is_near_chance, is_unbalanced
 from jaxperturb.stats.curves import chance_level
@@ -66,6 +71,8 @@ def evaluate(
     classes: GivenClasses | None = None,
     restrict_classes: bool = False,
     on_bad_image: str = "raise",
+    precision: str = "float32",
+    convolutions: str = "auto",
     on_images: Callable[[PreparedImages], None] | None = None,
 ) -> Evaluation:
     """Returns how the intact network does.
@@ -78,6 +85,8 @@ def evaluate(
         classes: the network's class for classes of the data set, as in `sweep`.
         restrict_classes: whether the classes of the data set alone compete.
         on_bad_image: "raise", or "skip" to leave images out that cannot be read.
+        precision: of the computation, as in `sweep`.
+        convolutions: by which algorithm, as in `sweep`.
         on_images: called once before anything is computed, with the images and how their classes are matched.
 
     Raises:
@@ -85,15 +94,16 @@ def evaluate(
     """
     batch_size = check_count("batch_size", batch_size)
     images = None if images is None else check_count("images", images)
+    computing = Computing(precision, convolutions)
+    computing.check()
     network, prepared = fitted(net, data, images, classes, restrict_classes, on_bad_image)
     outputs = check_classes(network, prepared)
     if on_images:
         on_images(prepared)
     skipped: dict[int, str] = {}
-    planes = evaluate_network(network, replace(prepared, on_skip=skipped.__setitem__), batch_size=batch_size)
-    read = np.setdiff1d(np.arange(len(prepared)), list(skipped))
-    if not len(read):
-        raise ImageError(f"none of the {len(prepared)} images can be read; the first: {skipped[0]}")
+    run = computing.evaluate(computing.tile(network, prepared.image_shape))
+    planes = run(network, replace(prepared, on_skip=skipped.__setitem__), batch_size=batch_size)
+    read = _read(prepared, skipped)
     counts = dict(zip(PLANES, planes[:, read].sum(axis=1).tolist(), strict=True))
     labels = prepared.labels[read]
     return Evaluation(
@@ -108,3 +118,86 @@ def evaluate(
         commonest=commonest_share(labels) if is_unbalanced(labels) else None,
         skipped=tuple((prepared.identifiers[place], reason) for place, reason in sorted(skipped.items())),
     )
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """An intact network in one precision, beside itself in float32.
+
+    Attributes:
+        precision: of the computation.
+        images: number of images.
+        top1: images whose class comes first.
+        top5: images whose class is among the first five.
+        same: images whose first class is that in float32.
+        difference: the largest between a logit and that in float32; NaN where a logit is not a number.
+        images_per_second: of passes whose programs were compiled already.
+    """
+
+    precision: str
+    images: int
+    top1: int
+    top5: int
+    same: int
+    difference: float
+    images_per_second: float
+
+
+def compare_precisions(
+    net: NetworkLike,
+    data: DataLike,
+    images: int | None = None,
+    *,
+    precisions: Sequence[str] | None = None,
+    batch_size: int = 1000,
+    classes: GivenClasses | None = None,
+    restrict_classes: bool = False,
+    on_bad_image: str = "raise",
+    on_images: Callable[[PreparedImages], None] | None = None,
+) -> tuple[Agreement, ...]:
+    """Returns how the intact network does in float32 and in other precisions, and how fast it is.
+
+    Args:
+        net: a network, a bundled name, or a checkpoint's folder.
+        data: a data set, its name, ``(images, labels)``, or an iterable of batches of these.
+        images: only so many, in the data set's study order, at least 1; by default all.
+        precisions: "tf32", "bfloat16", "float16"; by default those that the device gains by. Others are tried too,
+            though a study would refuse them.
+        batch_size: images that are loaded at a time, at least 1.
+        classes: the network's class for classes of the data set, as in `sweep`.
+        restrict_classes: whether the classes of the data set alone compete.
+        on_bad_image: "raise", or "skip" to leave images out that cannot be read.
+        on_images: called once before anything is computed, with the images and how their classes are matched.
+
+    Raises:
+        JaxPerturbError: one of its subclasses, for what cannot be done as asked.
+    """
+    batch_size = check_count("batch_size", batch_size)
+    images = None if images is None else check_count("images", images)
+    names = precisions_of(local_devices()[0]) if precisions is None else tuple(precisions)
+    for name in names:
+        check_known(name)
+    network, prepared = fitted(net, data, images, classes, restrict_classes, on_bad_image)
+    check_classes(network, prepared)
+    if on_images:
+        on_images(prepared)
+    skipped: dict[int, str] = {}
+    some = replace(prepared, on_skip=skipped.__setitem__)
+    found = agreement.compare_precisions(network, some, names, batch_size=batch_size)
+    read = _read(prepared, skipped)
+    return tuple(_agreement(one, read) for one in found)
+
+
+def _agreement(found: InPrecision, read: np.ndarray) -> Agreement:
+    """What is said of a precision, on the images that could be read."""
+    top1, top5 = (int(found.outcomes[PLANES.index(name), read].sum()) for name in ("top1", "top5"))
+    same, difference = int(found.same[read].sum()), float(found.difference[read].max())
+    return Agreement(found.precision, len(read), top1, top5, same, difference, found.images_per_second)
+
+
+def _read(images: PreparedImages, skipped: Mapping[int, str]) -> np.ndarray:
+    """Returns the places of the images that could be read."""
+    read = np.setdiff1d(np.arange(len(images)), list(skipped))
+    if not len(read):
+        raise ImageError(f"none of the {len(images)} images can be read; the first: {skipped[0]}")
+    return read

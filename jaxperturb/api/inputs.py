@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxperturb.checkpoints import load_network
 from jaxperturb.data import Dataset, from_arrays, from_batches, load_dataset
-from jaxperturb.data.preprocess import PreparedImages, prepare
+from jaxperturb.data.prepared import PreparedImages, prepare
 from jaxperturb.data.reading import read_fast
 from jaxperturb.data.scoring import GivenClasses, fit_classes
 from jaxperturb.errors import DataError, LevelError, NetworkError, StudyError, did_you_mean

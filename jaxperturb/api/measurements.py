@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxperturb.api.inputs import DataLike, NetworkLike, check_count, fitted
-from jaxperturb.data.preprocess import PreparedImages
+from jaxperturb.data.prepared import PreparedImages
 from jaxperturb.engine.measure import measure_means, measure_saliency
 from jaxperturb.networks.network import Network
 from jaxperturb.study.study import check_classes

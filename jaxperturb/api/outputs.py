@@ -40,18 +40,21 @@ def given_names(net: NetworkLike, data: DataLike) -> dict[str, object]:
 
 def write_config(study: Study, given: Mapping[str, object], path: Path) -> None:
     """Writes what repeats the study, in the grammar of the command line's flags."""
+    goal = study.goal
     levels = {curve.text.partition("(")[0]: ",".join(curve.levels) for curve in study.perturbations}
-    flags = {
+    flags: dict[str, object] = {
         "dataset": study.dataset,
         "split": study.split or None,
-        "images": study.images,
+        "images": study.images if goal is None else goal.images,
         "perturbations": ",".join(curve.text for curve in study.perturbations),
         "layers": ",".join(study.targets),
         "levels": ";".join(f"{name}={grid}" for name, grid in levels.items()),
-        "draws": study.draws,
+        "draws": study.draws if goal is None else goal.draws,
         "seed": study.identity.seed,
         "metric": study.metric,
     }
+    if goal is not None:
+        flags |= {"half_width": goal.half_width, "half_width_of": goal.of, "max_draws": goal.max_draws}
     config = {
         "flags": {name: value for name, value in (flags | dict(given)).items() if value is not None},
         "network": study.network,

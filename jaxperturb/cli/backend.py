@@ -26,6 +26,11 @@ def start(device: str | None) -> None:
     select_device(device)
 
 
+def share_gpu() -> None:
+    """Takes no memory of a GPU before it is needed: beside this process, a worker computes on it."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
 def _ask_for_exact_sums() -> None:
     """Makes a GPU add in one order, so that counts repeat; a user's own word on it stands."""
     flags = os.environ.get("XLA_FLAGS", "")

@@ -36,7 +36,8 @@ def _run(values: flags.FlagValues, one: str, other: str) -> None:
         print(formatted(table, values.format))
     else:
         images = common_images(*studies)
-        pairs = f"paired on {images} images" if images else "images taken as independent"
+        pairs = f"paired on {images} images, draws" if images else "images and draws"
+        pairs += " taken as independent"
         print(f"1: {studies[0].study.network} ({one}); 2: {studies[1].study.network} ({other}); {pairs}\n")
         print(formatted(compacted(table), values.format))
         print(
@@ -56,7 +57,8 @@ COMMAND = Command(
     summary="Compares two studies: AlexNet beside VGG, before and after.",
     details="For each perturbation that both have, and each layer of one name: area under the curve and half-life "
     "level of both, and their difference with its 95 % interval; at the end the mean over layers, also where no layer "
-    "has its like. Studies of the same images are compared image by image.",
+    "has its like. Studies of the same images are compared image by image; their draws are taken as independent, "
+    "also where they are the same.",
     examples=(
         ("two networks", "compare runs/alexnet-digits runs/vgg11-digits"),
         ("convolutions only, with a figure", "compare runs/before runs/after --layers='conv*' --figure=figures"),

@@ -1,6 +1,7 @@
 """``jaxperturb evaluate``: how good a network is before anything is done to it."""
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -10,13 +11,25 @@ from jaxperturb.cli.command import Command
 from jaxperturb.cli.inputs import class_options, read_dataset, read_network, tell_classes
 
 if TYPE_CHECKING:
-    from jaxperturb.api import Evaluation
+    from jaxperturb.api import Agreement, Evaluation
 
 
 def _define(values: flags.FlagValues) -> None:
     options.define_network(values)
     options.define_data(values)
     options.define_computing(values)
+    flags.DEFINE_bool(
+        "compare_precision",
+        False,
+        "Print accuracy, agreement with float32 and speed for each precision that the device gains by.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "precisions",
+        None,
+        "Precisions to compare instead, separated by commas: also those that the device only emulates, slowly.",
+        flag_values=values,
+    )
     options.define_debug(values)
 
 
@@ -25,14 +38,13 @@ def _run(values: flags.FlagValues) -> None:
     from jaxperturb import api
 
     network, dataset = read_network(values), read_dataset(values)
-    outcome = api.evaluate(
-        network,
-        dataset,
-        images=values.images,
-        batch_size=values.batch_size,
-        on_images=tell_classes,
-        **class_options(values),
-    )
+    asked = {"images": values.images, "batch_size": values.batch_size, "on_images": tell_classes}
+    asked |= class_options(values)
+    if values.compare_precision or values.precisions is not None:
+        precisions = None if values.precisions is None else [name.strip() for name in values.precisions.split(",")]
+        print("\n".join(_table(api.compare_precisions(network, dataset, precisions=precisions, **asked))))
+        return
+    outcome = api.evaluate(network, dataset, precision=values.precision, convolutions=values.convolutions, **asked)
     print(f"{outcome.network} on {outcome.images} images of {outcome.dataset}")
     print("\n".join(_lines(outcome)))
     for name, reason in outcome.skipped:
@@ -61,6 +73,21 @@ def _lines(outcome: "Evaluation") -> list[str]:
     return lines
 
 
+def _table(rows: Sequence["Agreement"]) -> list[str]:
+    """A line for each precision."""
+    lines = [
+        f"{'precision':<10}  {'top-1':>6}  {'top-5':>6}  {'same class':>12}  {'logits differ by':>16}  {'images/s':>8}"
+    ]
+    lines += [
+        f"{row.precision:<10}  {row.top1 / row.images:6.4f}  {row.top5 / row.images:6.4f}  "
+        f"{f'{row.same} of {row.images}':>12}  {row.difference:16.3g}  {row.images_per_second:8.0f}"
+        for row in rows
+    ]
+    if len(rows) == 1:
+        lines.append("this device gains by no other precision; --precisions=bfloat16 tries one nevertheless")
+    return lines
+
+
 COMMAND = Command(
     name="evaluate",
     summary="Prints the accuracy of an intact network on a data set.",
@@ -69,6 +96,7 @@ COMMAND = Command(
         ("the bundled network on the test digits", "evaluate"),
         ("the digits that it was trained on", "evaluate --split=train"),
         ("a checkpoint of your own on 200 images", "evaluate --weights=checkpoints/mine --images=200"),
+        ("how other precisions agree with float32", "evaluate --compare_precision"),
         ("photographs in a folder for each class", "evaluate --weights=alexnet --dataset=folder:photos"),
         (
             "ILSVRC's validation pictures",

@@ -12,7 +12,7 @@ from jaxperturb.cli.options import DEFAULT_WEIGHTS
 
 if TYPE_CHECKING:
     from jaxperturb.data import Dataset
-    from jaxperturb.data.preprocess import PreparedImages
+    from jaxperturb.data.prepared import PreparedImages
     from jaxperturb.networks.network import Network
 
 

@@ -10,6 +10,7 @@ from absl import app, logging
 
 from jaxperturb.cli import (
     cache,
+    changes,
     compare,
     convert,
     datasets,
@@ -24,6 +25,8 @@ from jaxperturb.cli import (
     perturbations,
     plan,
     plot,
+    recover,
+    report,
     status,
     sweep,
     table,
@@ -35,7 +38,8 @@ from jaxperturb.errors import JaxPerturbError, UsageError, did_you_mean
 COMMANDS: dict[str, Command] = {
     module.COMMAND.name: module.COMMAND
     for module in (
-        *(sweep, evaluate, plot, table, status, merge, compare, plan, faults),
+        *(sweep, evaluate, plot, table, report, status, merge, compare, plan, faults),
+        *(recover, changes),
         *(networks, layers, datasets, cache, perturbations),
         *(convert, inspect, verify, export, doctor),
     )
@@ -90,7 +94,7 @@ def _dispatch(words: list[str]) -> None:
         raise UsageError(f"a command is needed: {', '.join(COMMANDS)}; see 'jaxperturb --help'")
     name, *rest = words
     if name in HELP_WORDS or name == "help":
-        print(help_text(_find(rest[0])) if rest else _overview())
+        print(help_text(_find(rest[0])) if rest else overview())
     elif name == "--version":
         from jaxperturb import __version__
 
@@ -117,7 +121,8 @@ def _find(name: str) -> Command:
     raise UsageError(f"unknown command {name!r}{near}")
 
 
-def _overview() -> str:
+def overview() -> str:
+    """Returns the help of the program: its commands, and where to begin."""
     rows = "\n".join(f"  {command.name:<15}{command.summary}" for command in COMMANDS.values())
     return (
         "usage: jaxperturb COMMAND [--flag=value ...]\n\n"

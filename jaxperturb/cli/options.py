@@ -91,7 +91,7 @@ def define_classes(values: flags.FlagValues) -> None:
 
 
 def define_computing(values: flags.FlagValues) -> None:
-    """Adds ``--batch_size`` and ``--device``."""
+    """Adds ``--batch_size``, ``--precision``, ``--convolutions`` and ``--device``."""
     flags.DEFINE_integer(
         "batch_size",
         1000,
@@ -99,7 +99,65 @@ def define_computing(values: flags.FlagValues) -> None:
         lower_bound=1,
         flag_values=values,
     )
+    flags.DEFINE_enum(
+        "precision",
+        "float32",
+        ["float32", "tf32", "bfloat16", "float16"],
+        "Numbers to compute in; others than float32 only on a GPU or TPU that gains by them.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "convolutions",
+        "auto",
+        ["auto", "xla", "winograd"],
+        "Algorithm of convolutions: the fastest here, XLA's own, or Winograd's wherever it can be used.",
+        flag_values=values,
+    )
     define_device(values)
+
+
+def define_lesioning(values: flags.FlagValues) -> None:
+    """Adds ``--masks_per_call``, ``--memory_gb`` and ``--devices``."""
+    flags.DEFINE_integer(
+        "masks_per_call",
+        0,
+        "Lesions to compute at once, on each device (default: what suits it; on a CPU one after another).",
+        lower_bound=0,
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "memory_gb",
+        None,
+        "GiB that the process, or on a GPU or TPU the device, may take; it changes no result (default: half of what is "
+        "free).",
+        lower_bound=0.1,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "devices",
+        None,
+        "Use at most so many of this machine's devices; it changes no result (default: all).",
+        lower_bound=1,
+        flag_values=values,
+    )
+
+
+def define_cluster(values: flags.FlagValues) -> None:
+    """Adds ``--cluster`` and ``--cpus_per_worker``."""
+    flags.DEFINE_string(
+        "cluster",
+        None,
+        "Give the work to several processes through Ray: 'auto' for those of this machine, or HOST:PORT to join a Ray "
+        'that runs on several. They change no result. Needs pip install "jaxperturb[ray]".',
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "cpus_per_worker",
+        None,
+        "Processors for each of these (default: 2, or half of a machine that has fewer than 4). On GPUs each has one.",
+        lower_bound=1,
+        flag_values=values,
+    )
 
 
 def define_device(values: flags.FlagValues) -> None:
@@ -130,3 +188,24 @@ def define_talking(values: flags.FlagValues) -> None:
 def define_debug(values: flags.FlagValues) -> None:
     """Adds ``--debug``."""
     flags.DEFINE_bool("debug", False, "Show the traceback of an error.", flag_values=values)
+
+
+def define_half_width(values: flags.FlagValues) -> None:
+    """Adds ``--half_width``, ``--half_width_of`` and ``--max_draws``."""
+    flags.DEFINE_float(
+        "half_width",
+        None,
+        "Wanted half-width of each level's 95 % interval, such as 0.02: the study chooses its draws and images itself, "
+        "layer by layer, after a first look at --draws draws (5 or more) on 512 images.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "half_width_of",
+        "accuracy",
+        ["accuracy", "relative"],
+        "Of the accuracy itself, or of that relative to the reference network's.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "max_draws", 20, "No more draws than these for --half_width.", lower_bound=1, flag_values=values
+    )

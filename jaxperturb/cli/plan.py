@@ -68,6 +68,7 @@ def _print_plan(values: flags.FlagValues, out: str) -> None:
     from jaxperturb.show.formats import compacted, formatted
     from jaxperturb.show.planned import plan_study
     from jaxperturb.show.results import load_results
+    from jaxperturb.study.progress import duration
 
     results = load_results(out)
     limit = math.inf if values.max_images is None else values.max_images
@@ -83,7 +84,10 @@ def _print_plan(values: flags.FlagValues, out: str) -> None:
         print(f"\n-: not within {values.max_draws} draws" + (f", {limit} images" if limit < math.inf else ""))
     if len(known):
         draws, images = known["draws"].max(), known["images"].max()
-        print(f"\nin all {known['evaluations'].sum():,} evaluations; as one study: --draws={draws} --images={images}")
+        seconds = known["seconds"].sum(min_count=1)
+        about = "" if math.isnan(seconds) else f", about {duration(seconds)} at the pilot's pace"
+        evaluations = f"in all {known['evaluations'].sum():,} evaluations{about}"
+        print(f"\n{evaluations}; as one study: --draws={draws} --images={images}")
         print("the pilot knows the spread of its draws but roughly: look again when more are there")
 
 
@@ -91,8 +95,9 @@ COMMAND = Command(
     name="plan",
     summary="Says how many draws and images, or how many faults, an answer takes.",
     details="By a pilot study OUT, for each perturbation and layer: the cheapest draws and images with which the "
-    "interval of every level gets the wanted half-width, and what they cost in evaluations of one image. Or, with "
-    "--margin and without OUT: how many faults to inject so that the share that matters is known to within a margin.",
+    "interval of every level gets the wanted half-width, and what they cost in evaluations of one image and in seconds "
+    "at the pilot's pace. Or, with --margin and without OUT: how many faults to inject so that the share that matters "
+    "is known to within a margin.",
     examples=(
         ("a pilot", "sweep --draws=5 --images=200 --out=runs/pilot"),
         ("what two points either way would take", "plan runs/pilot --half_width=0.02"),

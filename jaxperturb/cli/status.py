@@ -39,6 +39,12 @@ def _lines(status: "Status") -> Iterator[str]:
     for row in status.rows:
         if row.done < row.planned:
             yield f"  {row.perturbation:<{width}}  {row.target}: {row.done:,} of {row.planned:,}"
+    if status.methods:
+        yield "How:"
+        yield from (f"  {line}" for line in status.methods)
+    if status.waiting and study.goal is not None:
+        wanted = f"a half-width of {study.goal.half_width:g}"
+        yield f"{status.waiting} layers wait for their first look, which decides on more draws and images for {wanted}."
     if left:
         pace = "" if status.seconds is None else f", about {duration(status.seconds)} at the pace so far"
         yield f"Left: {left:,} lesions, {status.evaluations:,} evaluations of an image{pace}."

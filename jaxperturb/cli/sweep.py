@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jaxperturb.show.results import Results
 
 _RECORDED = ("weights", "network", "dataset", "split", "data_dir", "labels_file", "preprocessing")
+_COMPUTING = ("precision", "convolutions", "masks_per_call", "memory_gb", "devices")
 DEFAULT_PERTURBATIONS = "synapse_knockout,node_knockout,gaussian_noise"
 
 
@@ -45,6 +46,7 @@ def _define(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_integer("draws", 5, "Random lesions of each kind, layer and level.", lower_bound=1, flag_values=values)
+    options.define_half_width(values)
     flags.DEFINE_integer(
         "seed",
         0,
@@ -55,6 +57,7 @@ def _define(values: flags.FlagValues) -> None:
     )
     options.define_metric(values)
     options.define_computing(values)
+    options.define_lesioning(values)
     flags.DEFINE_string(
         "out",
         None,
@@ -69,6 +72,7 @@ def _define(values: flags.FlagValues) -> None:
         "merge' joins them.",
         flag_values=values,
     )
+    options.define_cluster(values)
     flags.DEFINE_string(
         "config",
         None,
@@ -87,13 +91,16 @@ def _run(values: flags.FlagValues) -> None:
     if values.v:
         logging.set_verbosity(logging.INFO if values.v == 1 else logging.DEBUG)
     recorded = {} if values.config is None else read_config(Path(values.config), values)
+    if values.cluster is not None:
+        backend.share_gpu()
     backend.start(values.device)
 
     network, dataset = read_network(values), read_dataset(values)
     out = Path(values.out or default_out(network.name, dataset.name, values.seed, values.shard))
     asked: dict[str, Any] = {
         **{name: values[name].value for name in ("perturbations", "layers", "levels", "draws", "seed", "images")},
-        **{name: values[name].value for name in ("metric", "shard")},
+        **{name: values[name].value for name in ("metric", "shard", "half_width", "half_width_of", "max_draws")},
+        **{name: values[name].value for name in _COMPUTING},
         **class_options(values),
         "net": network,
         "data": dataset,
@@ -111,10 +118,13 @@ def _run(values: flags.FlagValues) -> None:
     if values.shard:
         print(f"share {values.shard} is in {out}; 'jaxperturb merge' joins it with the others")
         return
+    from jaxperturb.show.met import met_text
     from jaxperturb.show.tables import summary_text
 
     print(summary_text(results))
     if not values.quiet:
+        if met := met_text(results):
+            print(f"\n{met[0].upper()}{met[1:]}", file=sys.stderr)
         print(f"\nFigures: {out / 'figures'}; lesions: {out / 'results.csv'}; everything: {out}", file=sys.stderr)
 
 
@@ -127,9 +137,12 @@ def _sweep(values: flags.FlagValues, asked: dict[str, Any], out: Path) -> "Resul
             return api.sweep(
                 **asked,
                 batch_size=values.batch_size,
+                cluster=values.cluster,
+                cpus_per_worker=values.cpus_per_worker,
                 progress=not values.quiet,
                 on_start=interrupts.listen,
                 on_part=lambda _: interrupts.check(),
+                on_wait=interrupts.check,
                 flags=given,
             )
         except KeyboardInterrupt:
@@ -166,8 +179,10 @@ COMMAND = Command(
             "sweep --perturbations=resample,gaussian_noise --levels='resample=0:1:0.25;gaussian_noise=0,1,2'",
         ),
         ("a checkpoint of your own, into a folder of your choice", "sweep --weights=checkpoints/mine --out=runs/mine"),
+        ("no more draws and images than it takes to know each accuracy to 2 points", "sweep --half_width=0.02"),
         ("what it would compute, and how long that takes", "sweep --draws=20 --dry_run"),
         ("a study again, from its own record", "sweep --config=runs/alexnet-digits/config.json --out=runs/again"),
+        ("with several processes on this machine", "sweep --draws=100 --cluster=auto --cpus_per_worker=2"),
         ("one of 16 jobs that share a study", "sweep --draws=100 --shard=3/16 --out=runs/share3"),
     ),
     define=_define,

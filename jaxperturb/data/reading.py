@@ -11,9 +11,11 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int32, Num
 
 from jaxperturb.data.cache import PixelCache, entry_name, pixel_cache
+from jaxperturb.data.fingerprints import LINK
 from jaxperturb.data.order import study_order
 from jaxperturb.data.parallel import each
-from jaxperturb.data.preprocess import LINK, PreparedImages, attempt, normalise
+from jaxperturb.data.prepared import PreparedImages, attempt
+from jaxperturb.data.preprocess import normalise
 from jaxperturb.errors import ImageError
 from jaxperturb.networks.preprocessing import CHANNELS, Preprocessing
 from jaxperturb.types import AnyArray

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxperturb.data.labels import match_classes, read_class_file
-from jaxperturb.data.preprocess import PreparedImages
+from jaxperturb.data.prepared import PreparedImages
 from jaxperturb.networks.network import Network
 from jaxperturb.networks.restriction import restrict
 

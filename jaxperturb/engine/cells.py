@@ -2,11 +2,14 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import jax
 
 from jaxperturb.engine.batched import run_batched
 from jaxperturb.engine.loop import Found, Loop, Tile, run_draw
+from jaxperturb.engine.mesh import mesh_of
 from jaxperturb.engine.plan import Cell
 from jaxperturb.types import Key
 
@@ -19,7 +22,12 @@ def ignore(kind: str, text: str) -> None:
 
 
 def run_cells(
-    loop: Loop, cells: Sequence[Cell], keys: Sequence[Key], tiles: Sequence[Tile], on_event: Event = ignore
+    loop: Loop,
+    cells: Sequence[Cell],
+    keys: Sequence[Key],
+    tiles: Sequence[Tile],
+    on_event: Event = ignore,
+    devices: Sequence[jax.Device] = (),
 ) -> Iterator[Found]:
     """Yields what comes of some cells, one lesion after another or many at once.
 
@@ -29,22 +37,82 @@ def run_cells(
         keys: of the draws, by number.
         tiles: of images.
         on_event: called when memory did not suffice.
+        devices: that share the work; the default one where there are none.
     """
     if loop.shape.tiling.masks is not None:
-        yield from _while_memory_lasts(loop, cells, keys, tiles, loop.shape.tiling.masks, on_event)
+        yield from _while_memory_lasts(loop, cells, keys, tiles, loop.shape.tiling.masks, on_event, devices)
         return
-    for draw, some in itertools.groupby(cells, lambda cell: cell.draw):
-        yield from run_draw(loop, list(some), keys[draw], tiles)
+    draws = [list(some) for _, some in itertools.groupby(cells, lambda cell: cell.draw)]
+    if len(devices) > 1:
+        yield from _draws_on_devices(loop, draws, keys, tiles, devices)
+        return
+    for some in draws:
+        yield from run_draw(loop, some, keys[some[0].draw], tiles)
+
+
+def _draws_on_devices(
+    loop: Loop,
+    draws: Sequence[Sequence[Cell]],
+    keys: Sequence[Key],
+    tiles: Sequence[Tile],
+    devices: Sequence[jax.Device],
+) -> Iterator[Found]:
+    """A draw for each row of devices, a share of the tiles for each column, as often as it takes."""
+    mesh = mesh_of(devices, len(draws), len(tiles))
+    rows, columns = mesh.devices.shape
+    most = -(-len(tiles) // columns)
+    shares = [tiles[first : first + most] for first in range(0, len(tiles), most)]
+    placed = [
+        [
+            (_loop_on(loop, device), [_tile_on(tile, device) for tile in share], device)
+            for device, share in zip(row, shares, strict=False)
+        ]
+        for row in mesh.devices
+    ]
+    for first in range(0, len(draws), rows):
+        begun = [
+            [list(run_draw(own, some, jax.device_put(keys[some[0].draw], device), share)) for own, share, device in row]
+            for row, some in zip(placed, draws[first : first + rows], strict=False)
+        ]
+        for of_draw in begun:
+            yield from (_joined(of_cell) for of_cell in zip(*of_draw, strict=True))
+
+
+def _loop_on(loop: Loop, device: jax.Device) -> Loop:
+    names = ("leaves", "reference", "early", "late", "layer", "silent")
+    return replace(loop, **{name: jax.device_put(getattr(loop, name), device) for name in names})
+
+
+def _tile_on(tile: Tile, device: jax.Device) -> Tile:
+    def put(values: Any) -> dict[Any, Any]:  # variables cannot be sorted, so these are no tree to JAX
+        return dict(zip(values, jax.device_put(list(values.values()), device), strict=True))
+
+    labels, reference = jax.device_put((tile.labels, tile.reference), device)
+    return replace(
+        tile, pieces=[put(piece) for piece in tile.pieces], whole=put(tile.whole), labels=labels, reference=reference
+    )
+
+
+def _joined(parts: Sequence[Found]) -> Found:
+    """What came of one lesion on several shares of the tiles."""
+    planes, logits = ([value for part in parts for value in getattr(part, name)] for name in ("planes", "logits"))
+    return replace(parts[0], planes=planes, logits=logits)
 
 
 def _while_memory_lasts(
-    loop: Loop, cells: Sequence[Cell], keys: Sequence[Key], tiles: Sequence[Tile], masks: int, on_event: Event
+    loop: Loop,
+    cells: Sequence[Cell],
+    keys: Sequence[Key],
+    tiles: Sequence[Tile],
+    masks: int,
+    on_event: Event,
+    devices: Sequence[jax.Device],
 ) -> Iterator[Found]:
     """Many lesions at once, half as many after each time that the device's memory did not hold them."""
     left = list(cells)
     while left:
         try:
-            for found in run_batched(loop, left, keys, tiles, masks):
+            for found in run_batched(loop, left, keys, tiles, masks, devices):
                 yield found
                 left.remove(found.cell)
         except jax.errors.JaxRuntimeError as error:

@@ -35,6 +35,24 @@ def select_device(name: str | None) -> None:
         raise DeviceError(f"device {name!r} cannot be used here: {reason}; try --device=cpu") from None
 
 
+def local_devices(limit: int | None = None) -> tuple[Any, ...]:
+    """Returns the devices of this machine that compute: all of JAX's platform, or the first of them.
+
+    Args:
+        limit: how many at most, None for all.
+
+    Raises:
+        DeviceError: there are not so many.
+    """
+    import jax
+
+    found = tuple(jax.local_devices())
+    if limit is not None and not 1 <= limit <= len(found):
+        there = "1 device" if len(found) == 1 else f"1 to {len(found)} devices"
+        raise DeviceError(f"expected {there}, as this machine has, got {limit}")
+    return found[:limit]
+
+
 def describe() -> dict[str, Any]:
     """Returns what computes: platform, device, number of devices, threads, flags and versions."""
     import jax

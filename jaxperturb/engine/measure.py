@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
-from jaxperturb.data.preprocess import PreparedImages
+from jaxperturb.data.prepared import PreparedImages
 from jaxperturb.engine.activations import activations_function, find_activation
 from jaxperturb.networks.network import ImageShape, Network, Specification, shapes_of, specification
 from jaxperturb.networks.program import trace

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -66,7 +67,7 @@ def method_of(shape: Shape, lesions: Lesions, *, plain: bool = False) -> Method:
         found.rest is not None
         and shape.tiling.masks is None
         and lesions.asked.perturbation.linear
-        and _is_wide(lesions)
+        and _is_wide(lesions, small.outputs)
     ):
         return Method("linear", found, moved)
     if found.rest is not None and lesions.asked.by_unit and len(lesions.layers) == 1:
@@ -125,13 +126,8 @@ def replaced(axes: tuple[int, ...]) -> Blend:
     return blend
 
 
-def _is_wide(lesions: Lesions) -> bool:
-    """Whether all tensors that may be touched are float32: in shorter types a sum is rounded before it is used."""
-    return all(dtype == np.float32 for dtype in _types(lesions))
-
-
-def _types(lesions: Lesions) -> Sequence[Any]:
-    import jax
-
+def _is_wide(lesions: Lesions, outputs: Sequence[Any]) -> bool:
+    """Whether all tensors and outputs are float32: in shorter types a sum is rounded before it is used."""
     leaves = jax.tree.leaves(lesions.network.params)
-    return [jnp.result_type(leaves[i]) for i in lesions.leaves]
+    types = [jnp.result_type(leaves[i]) for i in lesions.leaves] + [v.aval.dtype for v in outputs]
+    return all(dtype == np.float32 for dtype in types)

@@ -107,7 +107,20 @@ class Compiled:
 @functools.lru_cache(maxsize=1024)
 def compiled(stage: Stage) -> Compiled:
     """Returns a stage, compiled."""
-    return Compiled(stage, jax.jit(stage.fixed_of), jax.jit(stage.share), jax.jit(stage.run))
+    return Compiled(stage, _fixed(stage), jax.jit(stage.share), jax.jit(stage.run))
+
+
+def _fixed(stage: Stage) -> Callable[[Values], list[AnyArray]]:
+    """The compiled ``(leaves) -> fixed``; what is a leaf itself is that array, since a program would give a copy."""
+    places = {v: i for i, v in enumerate(stage.steps.program.weights)}
+    others = [i for i, v in enumerate(stage.fixed) if v not in places]
+    program = jax.jit(lambda leaves: [stage.fixed_of(leaves)[i] for i in others])
+
+    def fixed(leaves: Values) -> list[AnyArray]:
+        made = dict(zip(others, program(leaves) if others else (), strict=True))
+        return [made[i] if i in made else leaves[places[v]] for i, v in enumerate(stage.fixed)]
+
+    return fixed
 
 
 @functools.lru_cache(maxsize=512)

@@ -56,14 +56,19 @@ def rewrites(backend: str, jax_version: tuple[int, ...], convolutions: str = "au
     Raises:
         StudyError: another word.
     """
-    if convolutions not in CONVOLUTIONS:
-        raise StudyError(f"expected convolutions of {', '.join(CONVOLUTIONS)}, got {convolutions!r}")
+    check_convolutions(convolutions)
     cpu = backend == "cpu"
     if convolutions == "xla":
         return Rewrites()
     if convolutions == "winograd":
         return Rewrites("all", slices=cpu)
     return Rewrites("faster" if cpu and jax_version[:2] >= _BARRIERS_HOLD else "none", slices=cpu)
+
+
+def check_convolutions(name: str) -> None:
+    """Raises a `StudyError` for what is none of `CONVOLUTIONS`."""
+    if name not in CONVOLUTIONS:
+        raise StudyError(f"expected convolutions of {', '.join(CONVOLUTIONS)}, got {name!r}")
 
 
 @dataclass(frozen=True)

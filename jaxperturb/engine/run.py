@@ -1,37 +1,40 @@
 """Runs a study's cells: a generator of finished parts, on which storing, progress and a user's callback hang."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool
 
-from jaxperturb.data.preprocess import PreparedImages
-from jaxperturb.data.reading import read_blocks
+from jaxperturb.data.prepared import PreparedImages
+from jaxperturb.data.reading import Block, read_blocks
 from jaxperturb.engine import memory
-from jaxperturb.engine.allocator import keep_pages
 from jaxperturb.engine.cells import Event, ignore, run_cells
 from jaxperturb.engine.check import agrees
-from jaxperturb.engine.devices import warn_if_not_deterministic
+from jaxperturb.engine.devices import local_devices
 from jaxperturb.engine.intact import intact_pass
 from jaxperturb.engine.lesions import Lesions
 from jaxperturb.engine.loop import Found, Loop, Tile, loop_of
 from jaxperturb.engine.measure import extras_for
 from jaxperturb.engine.methods import MEANING, Method, Wanted, method_of, wanted
 from jaxperturb.engine.plan import Cell, Work, plan
-from jaxperturb.engine.programs import PLANES, Shape, first_classes
+from jaxperturb.engine.programs import PLANES, first_classes
+from jaxperturb.engine.setting import Setting, setting_of
 from jaxperturb.engine.tiling import Tiling, block_size, tiling
-from jaxperturb.networks.network import Network, specification
+from jaxperturb.networks.network import Network
 from jaxperturb.perturb.catalogue import Asked
 from jaxperturb.random.keys import draw_key
-from jaxperturb.types import AnyArray, Key
+from jaxperturb.types import Key
 
 __all__ = ["PLANES", "Part", "evaluate_network", "run", "tiling"]
 
 _Name = tuple[str, str]  # target and perturbation
+
+# As many times the largest tensor's bytes are held beside: what is drawn for it, what a lesion leaves of it, and both
+# again where the cut is checked; and the next while one is used.
+_TENSORS = 5
 
 
 @dataclass(frozen=True)
@@ -55,17 +58,6 @@ class Part:
     selected: int | None
     changed: int | None
     shortcut: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class _Setting:
-    """What all blocks share."""
-
-    network: Network
-    leaves: Sequence[AnyArray]
-    shape: Shape
-    keys: Sequence[Key]
-    on_event: Event
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +85,9 @@ def run(
     batch_size: int,
     done: Callable[[Cell, int, int], bool] | None = None,
     tile: Tiling | None = None,
-    memory_gb: float | None = None,
+    precision: str = "float32",
+    memory_gb: float | int | None = None,
+    devices: int | None = None,
     on_event: Event | None = None,
 ) -> Iterator[Part]:
     """Yields the parts of a study as they are finished, images outermost.
@@ -106,70 +100,105 @@ def run(
         targets: what is perturbed, as `jaxperturb.perturb.targets.parse_targets` gives it.
         draws: number of draws.
         seed: of the study, from 0 to 2**32 - 1.
-        batch_size: images of a block, rounded up to whole tiles; it changes no count.
+        batch_size: images of a block, rounded up to whole tiles, fewer where memory asks for it; it changes no count.
         done: whether a cell's images from start to stop are already known; such parts are left out.
         tile: of the compiled programs; None for the backend's own.
+        precision: one of `jaxperturb.engine.precision.PRECISIONS`; whether the device is good at it is not asked.
         memory_gb: what the process, or on an accelerator the device, may take, in GiB; None for half of what is free.
             It changes no count.
-        on_event: called with the kind and the text of what should be known of the run: ``method``, ``fallback``.
+        devices: how many of this machine's are used at most; None for all. It changes no count.
+        on_event: called with the kind and the text of what should be known of the run: ``method``, ``fallback``,
+            ``memory``.
+
+    Raises:
+        DeviceError: there are fewer devices.
     """
     keys = [draw_key(seed, draw) for draw in range(draws)]
-    setting = _setting(network, images, tile, keys, on_event or ignore)
+    setting = replace(
+        setting_of(network, images, tile, precision),
+        keys=keys,
+        on_event=on_event or ignore,
+        devices=local_devices(devices),
+    )
     extras = {item.text: extras_for(network, images, item, targets) for item in asked}
     work = plan(asked, levels, targets, draws)
     jobs = [_job(setting, item, Lesions.of(network, item.asked, item.target, extras[item.asked.text])) for item in work]
-    size, total = block_size(batch_size, setting.shape.tiling.large), len(images.labels)
+    size, room = _sizes(setting, images, batch_size, memory_gb)
+    total = len(images.labels)
     settled: dict[_Name, Method] = {}
-    room = memory.budget(memory_gb, _reserved(setting, images, size))
     bounds = [(start, min(start + size, total)) for start in range(0, total, size)]
-    for block in read_blocks(images, (some for some in bounds if _todo(jobs, done, *some))):
-        start, pixels, labels = block.start, np.asarray(block.inputs), block.labels
-        for group, most in _groups(setting, _todo(jobs, done, start, block.stop), len(labels), room):
-            for first in range(0, len(labels), most):
-                last = min(first + most, len(labels))
-                left = _todo(group, done, start + first, start + last)
-                if left:
-                    some = pixels[first:last], labels[first:last]
-                    yield from _run_group(setting, left, *some, start + first, settled)
+    left = (some for some in bounds if _todo(jobs, done, *some))
+    for block in _blocks(images, left, ahead=size >= min(batch_size, total)):
+        yield from _run_block(setting, block, jobs, done, room, settled)
+        del block  # before the next one is read
+
+
+def _blocks(images: PreparedImages, bounds: Iterable[tuple[int, int]], *, ahead: bool) -> Iterator[Block]:
+    """Reads blocks, each while the one before is used, or where memory is short one after another."""
+    if ahead:
+        yield from read_blocks(images, bounds)
+        return
+    for some in bounds:
+        yield from read_blocks(images, [some])
+
+
+def _run_block(
+    setting: Setting,
+    block: Block,
+    jobs: Sequence[_Job],
+    done: Callable[[Cell, int, int], bool] | None,
+    room: int,
+    settled: dict[_Name, Method],
+) -> Iterator[Part]:
+    start, pixels, labels = block.start, np.asarray(block.inputs), block.labels
+    for group, most in _groups(setting, _todo(jobs, done, start, block.stop), len(labels), room):
+        for first in range(0, len(labels), most):
+            last = min(first + most, len(labels))
+            left = _todo(group, done, start + first, start + last)
+            if left:
+                some = pixels[first:last], labels[first:last]
+                yield from _run_group(setting, left, *some, start + first, settled)
 
 
 def evaluate_network(
-    network: Network, images: PreparedImages, *, batch_size: int, tile: Tiling | None = None
+    network: Network,
+    images: PreparedImages,
+    *,
+    batch_size: int,
+    tile: Tiling | None = None,
+    precision: str = "float32",
+    memory_gb: float | int | None = None,
 ) -> Bool[np.ndarray, "p n"]:
-    """Returns the outcomes of the network as it is, one plane for each of `PLANES`, (5, images)."""
-    setting = _setting(network, images, tile, (), ignore)
-    size, total = block_size(batch_size, setting.shape.tiling.large), len(images.labels)
+    """Returns the outcomes of the network as it is, one plane for each of `PLANES`, (5, images).
+
+    Its arguments are those of `run`.
+    """
+    setting = setting_of(network, images, tile, precision)
+    size, _ = _sizes(setting, images, batch_size, memory_gb)
+    total = len(images.labels)
     bounds = [(start, min(start + size, total)) for start in range(0, total, size)]
     found = [
-        intact_pass(setting.shape, setting.leaves, np.asarray(block.inputs), block.labels, Wanted())
+        intact_pass(setting.shape, setting.leaves, np.asarray(block.inputs), block.labels, Wanted()).outcomes
         for block in read_blocks(images, bounds)
     ]
-    return np.concatenate([one.outcomes for one in found], axis=1)
+    return np.concatenate(found, axis=1)
 
 
-def _setting(
-    network: Network, images: PreparedImages, tile: Tiling | None, keys: Sequence[Key], on_event: Event
-) -> _Setting:
-    keep_pages()
-    warn_if_not_deterministic()
-    image_shape = network.shape_of_images(images.image_shape)
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(network.params)]
-    shape = Shape(network.apply, specification(network.params), image_shape, tile or tiling(network, image_shape))
-    return _Setting(network, leaves, shape, keys, on_event)
-
-
-def _job(setting: _Setting, work: Work, lesions: Lesions) -> _Job:
+def _job(setting: Setting, work: Work, lesions: Lesions) -> _Job:
     method = method_of(setting.shape, lesions)
     if work.cells:
         setting.on_event("method", f"{work.target}, {work.asked.text}: {MEANING[method.name]}")
     return _Job(work, lesions, method)
 
 
-def _reserved(setting: _Setting, images: PreparedImages, block: int) -> int:
-    """Bytes beside what is handed over: masks, the largest lesioned tensor twice, the images of a block."""
-    largest = max((leaf.nbytes for leaf in setting.leaves), default=0)
-    of_images = min(block, len(images.labels)) * 4 * int(np.prod(setting.shape.image_shape))
-    return 3 * largest + 2 * of_images
+def _sizes(setting: Setting, images: PreparedImages, batch_size: int, memory_gb: float | int | None) -> tuple[int, int]:
+    """The images of a block, and the bytes that may hold what is handed over of them."""
+    largest, tile = max((leaf.nbytes for leaf in setting.leaves), default=0), setting.shape.tiling.large
+    room = memory.budget(memory_gb, _TENSORS * largest + memory.PROGRAMS)
+    of_image = 4 * int(np.prod(setting.shape.image_shape))
+    size = block_size(memory.block(batch_size, len(images.labels), of_image, tile, room), tile)
+    left = room - memory.of_block(size, len(images.labels), of_image)
+    return size, max(memory.LEAST, left) // memory.copies(setting.devices)
 
 
 def _todo(jobs: Sequence[_Job], done: Callable[[Cell, int, int], bool] | None, start: int, stop: int) -> list[_Job]:
@@ -184,7 +213,7 @@ def _missing(job: _Job, done: Callable[[Cell, int, int], bool], start: int, stop
     return replace(job, work=replace(job.work, intact=intact, cells=cells))
 
 
-def _groups(setting: _Setting, jobs: Sequence[_Job], images: int, room: int) -> Iterator[tuple[list[_Job], int]]:
+def _groups(setting: Setting, jobs: Sequence[_Job], images: int, room: int) -> Iterator[tuple[list[_Job], int]]:
     """Yields jobs that share one pass of the intact network, with the images of a pass, such that memory holds them."""
     group: list[_Job] = []
     needs = Wanted()
@@ -197,7 +226,7 @@ def _groups(setting: _Setting, jobs: Sequence[_Job], images: int, room: int) -> 
     yield group, _fitting(setting, needs, images, room)
 
 
-def _fitting(setting: _Setting, needs: Wanted, images: int, room: int) -> int:
+def _fitting(setting: Setting, needs: Wanted, images: int, room: int) -> int:
     """As many images as memory holds: whole tiles."""
     tile = setting.shape.tiling.large
     most = room // max(1, needs.bytes_per_image(setting.shape))
@@ -205,7 +234,7 @@ def _fitting(setting: _Setting, needs: Wanted, images: int, room: int) -> int:
 
 
 def _run_group(
-    setting: _Setting,
+    setting: Setting,
     jobs: Sequence[_Job],
     pixels: np.ndarray,
     labels: np.ndarray,
@@ -220,36 +249,41 @@ def _run_group(
     stop = start + len(labels)
     for job in jobs:
         yield from (Part(cell, start, stop, intact.outcomes, 0, 0, "intact") for cell in job.work.intact)
-        if job.work.cells:
-            if job.name not in settled:
-                settled[job.name] = _settled(setting, job, pixels, intact.tiles[0])
-            if settled[job.name] is not job.method:
+        if not job.work.cells:
+            continue
+        founds = _founds(setting, job, intact.tiles)
+        if job.name not in settled:
+            first = next(founds)
+            settled[job.name] = _settled(setting, job, first, pixels)
+            if settled[job.name] is job.method:
+                founds = itertools.chain([first], founds)
+            else:
                 job = replace(job, method=settled[job.name])
                 intact = intact_pass(setting.shape, setting.leaves, pixels, labels, needs | wanted(job.method))
-            yield from _run_job(setting, job, intact.tiles, start)
+                founds = _founds(setting, job, intact.tiles)
+        for found in founds:
+            yield _part(setting, job, found, intact.tiles, start)
 
 
-def _settled(setting: _Setting, job: _Job, pixels: np.ndarray, tile: Tile) -> Method:
+def _settled(setting: Setting, job: _Job, found: Found, pixels: np.ndarray) -> Method:
     """The method of a job, or the plain network where it gives other logits than that."""
-    cell, method = job.work.cells[0], job.method
-    key = setting.keys[cell.draw]
-    if agrees(setting.shape, job.lesions, method, setting.leaves, cell, key, pixels, tile):
-        return method
+    cell = found.cell
+    if agrees(setting.shape, job.lesions, setting.leaves, found, setting.keys[cell.draw], pixels, setting.tolerance):
+        return job.method
     text = f"{cell.target}, {cell.perturbation}: the cut network disagrees with the plain one, which is run instead"
     setting.on_event("fallback", text)
     return method_of(setting.shape, job.lesions, plain=True)
 
 
-def _run_job(setting: _Setting, job: _Job, tiles: Sequence[Tile], start: int) -> Iterator[Part]:
+def _founds(setting: Setting, job: _Job, tiles: Sequence[Tile]) -> Iterator[Found]:
     reference = job.lesions.encoded(setting.keys[0], setting.leaves)
     loop = loop_of(setting.shape, job.lesions, job.method, setting.leaves, reference)
     if job.work.asked.encodes:
         tiles = _encoded(loop, tiles, setting.keys[0])
-    for found in run_cells(loop, job.work.cells, setting.keys, tiles, setting.on_event):
-        yield _part(setting, job, found, tiles, start)
+    return run_cells(loop, job.work.cells, setting.keys, tiles, setting.on_event, setting.devices)
 
 
-def _part(setting: _Setting, job: _Job, found: Found, tiles: Sequence[Tile], start: int) -> Part:
+def _part(setting: Setting, job: _Job, found: Found, tiles: Sequence[Tile], start: int) -> Part:
     kept = [np.asarray(planes)[:, : tile.images] for planes, tile in zip(found.planes, tiles, strict=True)]
     cell, outcomes = found.cell, np.concatenate(kept, axis=1)
     selected = job.lesions.selected(cell, setting.keys[cell.draw])

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from jaxperturb.data.preprocess import LINK
+from jaxperturb.data.fingerprints import LINK
 from jaxperturb.errors import StudyError
 from jaxperturb.show.results import Results
-from jaxperturb.show.summary import area_estimate, area_term
+from jaxperturb.show.summary import area_estimate, area_term, chosen_images
 from jaxperturb.stats import curves
 from jaxperturb.stats.compare import Term, Total, combine, difference, holm, mover_difference
 from jaxperturb.stats.curves import LevelCurve, at_levels
@@ -73,7 +73,15 @@ def common_images(first: Results, second: Results) -> int | None:
     links = None if one.images == other.images else images // LINK
     if one.dataset != other.dataset or one.identity.images[:links] != other.identity.images[:links]:
         return None
-    return images if first.images.iloc[:images].equals(second.images.iloc[:images]) else None
+    if not first.images.iloc[:images].equals(second.images.iloc[:images]):
+        return None
+    return min([images, *(some for study in (first, second) if (some := _chosen_images(study)) is not None)])
+
+
+def _chosen_images(results: Results) -> int | None:
+    """Returns on how many images all curves of a study are that has chosen them, None for one of fixed images."""
+    keys = results.cells[["perturbation", "target"]].drop_duplicates().itertuples(index=False)
+    return chosen_images(results, [(str(text), str(target)) for text, target in keys])
 
 
 def _common_texts(first: Results, second: Results, perturbation: str | None) -> list[str]:

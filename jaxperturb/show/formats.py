@@ -93,7 +93,7 @@ def latex(lines: Sequence[Sequence[str]]) -> str:
 
 def number(value: float, digits: int = 3) -> str:
     """Returns a number with so many places, a dash for one that is not defined."""
-    return "-" if math.isnan(value) else f"{value:.{digits}f}"
+    return "-" if math.isnan(value) else f"{value:z.{digits}f}"
 
 
 def with_interval(value: float, low: float, high: float, digits: int = 3) -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,18 @@ class CurveOutcomes:
     def curve(self, chance: float) -> LevelCurve:
         """Returns the same reduced to what intervals need."""
         return LevelCurve(self.levels, cross(self.right, self.weights), chance, self.draws_matter, self.alike)
+
+
+def on_common_draws(first: CurveOutcomes, second: CurveOutcomes) -> tuple[CurveOutcomes, CurveOutcomes]:
+    """Returns two curves with the draws that both have; where all draws of one coincide, both are as they are."""
+    if not (first.draws_matter and second.draws_matter):
+        return first, second
+    return _with_draws(first, set(second.draws)), _with_draws(second, set(first.draws))
+
+
+def _with_draws(curve: CurveOutcomes, draws: Set[int]) -> CurveOutcomes:
+    kept = [place for place, draw in enumerate(curve.draws) if draw in draws]
+    return replace(curve, draws=tuple(curve.draws[place] for place in kept), right=curve.right[:, kept])
 
 
 @dataclass(frozen=True, eq=False)

@@ -67,7 +67,7 @@ def level_curves(
     _label_axes(axes, curve, metric_label(results, metric, quantity), whole=not counts_harm(metric))
     if titles:
         sample = describe_sample(results, curve.text)
-        subtitle = f"{sample}, {metric_label(results, metric, quantity)}{_caveats(table)}"
+        subtitle = f"{sample}, {metric_label(results, metric, quantity)}{caveats(table)}"
         set_titles(axes, f"{results.study.network}: {curve.text}", subtitle)
     return axes
 
@@ -150,7 +150,11 @@ def metric_label(results: Results, metric: str | None, quantity: str = "value") 
     """Returns the name of what is drawn, for an axis."""
     if metric == CRITICAL:
         return "critical draws"
-    label = find_measure(metric, results.study.metric, results.study.identity.outputs).label
+    return quantity_label(find_measure(metric, results.study.metric, results.study.identity.outputs).label, quantity)
+
+
+def quantity_label(label: str, quantity: str) -> str:
+    """Returns the name of a share of images as it is drawn: as it is, or relative to something."""
     return label if quantity == "value" else f"{label}, {_QUANTITY_NAMES[quantity]}"
 
 
@@ -228,10 +232,10 @@ def _draw_guides(
         chance = chance / intact[0] if known else float("nan")
     else:
         chance = 0.0
-    _draw_chance(axes, chance, f"chance ({chance:.1%})")
+    draw_chance(axes, chance, f"chance ({chance:.1%})")
     if quantity == "value" and (share := commonest(results, results.metric(metric))) is not None:
         classes = "commonest five classes" if results.metric(metric) == "top5" else "commonest class"
-        _draw_chance(axes, share, f"{classes} ({share:.1%})")
+        draw_chance(axes, share, f"{classes} ({share:.1%})")
     if known and any(silences_classes(results, perturbation, target) for target in targets):
         plain = results.chance(metric)
         # What silences a share of the classes leaves the others at best as they were.
@@ -244,7 +248,8 @@ def _draw_guides(
         axes.plot([0, 1], ends[quantity], color=INK, linewidth=0.8, linestyle="-.", label=label, zorder=1)
 
 
-def _draw_chance(axes: Axes, chance: float, label: str) -> None:
+def draw_chance(axes: Axes, chance: float, label: str) -> None:
+    """Draws a broken line across at what an uninformed network would reach, with a label."""
     axes.axhline(chance, color=INK, linewidth=0.9, linestyle="--", zorder=1)
     at = ("axes fraction", "data")
     axes.annotate(label, (0.01, chance), (0, 2), at, "offset points", fontsize=SMALL, color=INK)
@@ -265,7 +270,7 @@ def _label_axes(axes: Axes, curve: Curve, label: str, *, whole: bool = True) -> 
     plain_axes(axes)
 
 
-def _caveats(table: pd.DataFrame) -> str:
+def caveats(table: pd.DataFrame) -> str:
     """Says what bands are, and what hollow markers mean."""
     intervals = dict.fromkeys(table["interval"])
     # At a level where all draws coincide there are images alone.

@@ -194,7 +194,8 @@ class Results:
         if key not in self._curves:
             found = self.curve_outcomes(perturbation, target, measure.name, images)
             chance = self.chance(measure.name) if measure.right else 0.0
-            self._curves[key] = None if found is None else found.curve(chance)
+            two_looks = self.study.goal is not None
+            self._curves[key] = None if found is None else replace(found.curve(chance), two_looks=two_looks)
         return self._curves[key]
 
     def curve_outcomes(

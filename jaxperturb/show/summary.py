@@ -11,12 +11,15 @@ import pandas as pd
 
 from jaxperturb.errors import StudyError
 from jaxperturb.show.measures import CRITICAL, Measure, find_measure
+from jaxperturb.show.met import reached
+from jaxperturb.show.outcomes import on_common_draws
 from jaxperturb.stats import curves
 from jaxperturb.stats.campaign import critical_share
 from jaxperturb.stats.compare import Term, Total, difference, holm, pairwise_p_values, rank_intervals, term
 from jaxperturb.stats.components import cross
 from jaxperturb.stats.curves import LevelCurve
-from jaxperturb.stats.intervals import CONFIDENCE, Estimate, Sampled, contrast, sampled
+from jaxperturb.stats.intervals import CONFIDENCE, Estimate, Sampled, contrast, sampled, two_look
+from jaxperturb.study.study import METRICS
 
 if TYPE_CHECKING:
     from jaxperturb.show.results import Results
@@ -47,6 +50,10 @@ def summary(results: "Results", metric: str | None = None, all_images: bool = Fa
     numbers = [name for number in _NUMBERS for name in (*_with_ends(number), f"{number}_flags")]
     columns = ["perturbation", "target", "metric", "images", "draws", *numbers]
     table = pd.DataFrame(rows, columns=[*columns, "highest_level", "interval"])
+    if results.study.goal is not None:
+        got = [reached(results, *key, metric) for key in _curves_of(results)]
+        table["levels"] = [len(some) for some in got]
+        table["levels_met"] = [sum(one.met for one in some) for some in got]
     ranks = [_ranks(results, str(text), metric, all_images) for text in table["perturbation"].unique()]
     known = {key: value for some in ranks for key, value in some.items()}
     keys = list(zip(table["perturbation"], table["target"], strict=True))
@@ -74,7 +81,12 @@ def by_level(
     names = ["value", *(("relative", "relative_above_chance") if metric != CRITICAL and measure.right else ())]
     ends = [name for one in names for name in ((one, "low", "high") if one == "value" else _with_ends(one))]
     columns = ["perturbation", "target", "level", "level_text", "metric", "images", "draws", *ends]
-    return pd.DataFrame(rows, columns=[*columns, "interval", "flags"])
+    table = pd.DataFrame(rows, columns=[*columns, "interval", "flags"])
+    if results.study.goal is not None and metric in (None, *METRICS):
+        got = {(key, one.level): one.met for key in keys for one in reached(results, *key, metric)}
+        places = zip(table["perturbation"], table["target"], table["level_text"], strict=True)
+        table["met"] = [got[(text, target), level] for text, target, level in places]
+    return table
 
 
 def ranking(
@@ -99,7 +111,7 @@ def area_estimate(curve: LevelCurve, all_images: bool = False) -> Estimate:
 
 def area_term(curve: LevelCurve) -> Term:
     """Returns the area under a curve as a term of differences and means."""
-    return term(curve.crossed, curves.area(curve), draws_matter=curve.draws_matter)
+    return term(curve.crossed, curves.area(curve), draws_matter=curve.draws_matter, two_looks=curve.two_looks)
 
 
 def silences_classes(results: "Results", perturbation: str, target: str) -> bool:
@@ -139,8 +151,10 @@ def _perturbation_pairs(results: "Results", metric: str) -> Iterable[tuple[str, 
 
 def _paired(results: "Results", first: str, second: str, target: str, metric: str) -> tuple[Estimate, float] | None:
     """Returns the difference of two areas on common draws, which two perturbations of one layer have."""
-    pair = [results.curve_outcomes(text, target, metric) for text in (first, second)]
-    one, other = pair
+    chosen, images = results.study.goal is not None, chosen_images(results, [(first, target), (second, target)])
+    one, other = (results.curve_outcomes(text, target, metric, images) for text in (first, second))
+    if chosen and one is not None and other is not None:
+        one, other = on_common_draws(one, other)
     if one is None or other is None or one.texts != other.texts or not np.array_equal(one.positions, other.positions):
         return None
     if one.draws_matter and other.draws_matter and one.draws != other.draws:
@@ -156,8 +170,10 @@ def _paired(results: "Results", first: str, second: str, target: str, metric: st
     if not math.isfinite(value):
         return None
     matter = one.draws_matter or other.draws_matter
-    found = contrast(crossed, value, weights, draws_matter=matter)
-    total = difference(term(crossed, curves.Functional(value, weights), draws_matter=matter), _nothing(crossed.images))
+    sure = two_look(CONFIDENCE) if chosen and matter else CONFIDENCE
+    found = contrast(crossed, value, weights, draws_matter=matter, confidence=sure)
+    functional = curves.Functional(value, weights)
+    total = difference(term(crossed, functional, draws_matter=matter, two_looks=chosen), _nothing(crossed.images))
     return found, total.p_value()
 
 
@@ -246,10 +262,14 @@ def _critical_rows(results: "Results", text: str, target: str, drop: float, conf
 def _ranked(
     results: "Results", text: str, metric: str, all_images: bool, output_layer: bool
 ) -> list[tuple[str, LevelCurve, Term]]:
-    """Returns target, curve and area of what is ranked: on as many images as most, and where something can be lost."""
-    found = []
-    for target in (target for one, target in _curves_of(results) if one == text):
-        curve = results.level_curve(text, target, metric)
+    """Returns target, curve and area of what is ranked: on as many images as most, and where something can be lost.
+
+    Where a study has chosen its images for each curve, those are taken that all curves have.
+    """
+    found, keys = [], [key for key in _curves_of(results) if key[0] == text]
+    images = chosen_images(results, keys)
+    for _, target in keys:
+        curve = results.level_curve(text, target, metric, images)
         if curve is None or (silences_classes(results, text, target) and not output_layer):
             continue
         if math.isfinite(area_estimate(curve, all_images).low):
@@ -257,6 +277,15 @@ def _ranked(
     # An unfinished curve is of other levels or images than the rest, and waits.
     sizes = {target: (len(curve.levels), curve.crossed.images) for target, curve, _ in found}
     return [one for one in found if sizes[one[0]] == max(sizes.values())]
+
+
+def chosen_images(results: "Results", keys: Sequence[tuple[str, str]]) -> int | None:
+    """Returns on how many images some curves all are, where each has chosen its own; None for a study of fixed ones."""
+    goal = results.study.goal
+    if goal is None:
+        return None
+    looks = [results.study.look_of.get(key) for key in keys]
+    return min((goal.first_images if look is None else look.images for look in looks), default=None)
 
 
 def _ranks(results: "Results", text: str, metric: str, all_images: bool) -> dict[tuple[str, str], tuple[int, int]]:

@@ -3,13 +3,15 @@
 import math
 import os
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from jaxperturb.errors import OutputError
 from jaxperturb.show.formats import number, rendered, with_interval
+from jaxperturb.show.met import met_text, missed_text
 from jaxperturb.show.notices import notices
 from jaxperturb.show.results import Results
 from jaxperturb.show.summary import AT, REPORTED_LEVEL
@@ -36,14 +38,15 @@ def summary_text(results: Results, metric: str | None = None, *, images_are: str
     """
     metric = results.metric(metric)
     summary = results.summary(metric, images_are=images_are)
-    lines = [describe(results, metric), *notices(results)]
+    lines = [describe(results, metric), *_known(met_text(results, metric)), *notices(results)]
     blocks = ["\n".join(_remark(line, form) for line in lines)]
     for curve in results.study.perturbations:
         rows = summary[summary["perturbation"] == curve.text]
         if len(rows):
-            reference = f"; {_reference(results, metric)}" if curve.encodes else ""
+            reference = f"; {reference_text(results, metric)}" if curve.encodes else ""
             head = f"{curve.text} (level: {curve.unit}{reference})"
-            after = _below(rows, results.unchanged(curve.text), curve.no_damage)
+            after = remarks_below(rows, results.unchanged(curve.text), curve.no_damage)
+            after += _known(missed_text(results, curve.text, metric))
             blocks.append(
                 "\n".join(
                     [_remark(head, form), *_spaced(rendered(_table(rows, summary), form), form), *_remarks(after, form)]
@@ -52,6 +55,10 @@ def summary_text(results: Results, metric: str | None = None, *, images_are: str
     if summary.empty:
         blocks.append(_remark("no cell has been computed yet", form))
     return "\n\n".join([*blocks, "\n".join(_remark(line, form) for line in _legend(metric))])
+
+
+def _known(text: str | None) -> list[str]:
+    return [] if text is None else [text]
 
 
 def _legend(metric: str) -> tuple[str, str]:
@@ -73,12 +80,12 @@ def describe_sample(results: Results, perturbation: str | None = None) -> str:
     """Returns data set, images, draws and seed of a study, or of one of its perturbations."""
     study, cells = results.study, results.cells
     cells = cells if perturbation is None else cells[cells["perturbation"] == perturbation]
-    images = count(_span(cells["images"], study.images), "image")
+    images = count(span(cells["images"], study.images), "image")
     differ = cells[cells["shortcut"] == ""]
     data = f"{study.dataset} {study.split}".strip()
     if len(cells) and differ.empty:
         return f"{data}, {images}, draws do not matter"
-    draws = _span(differ.groupby(["perturbation", "target"])["draw"].nunique(), study.draws)
+    draws = span(differ.groupby(["perturbation", "target"])["draw"].nunique(), study.draws)
     return f"{data}, {images}, {count(draws, 'draw')}, seed {study.identity.seed}"
 
 
@@ -87,7 +94,7 @@ def count(number: str, noun: str) -> str:
     return f"{number} {noun}" if number == "1" else f"{number} {noun}s"
 
 
-def _reference(results: Results, metric: str) -> str:
+def reference_text(results: Results, metric: str) -> str:
     """Says what "intact" is where weights are encoded, and how the network does that is not."""
     plain = results.plain_accuracy(metric) if results.intact else None
     without = "" if plain is None else f" ({plain:.3f} without encoding)"
@@ -109,20 +116,21 @@ def _spaced(table: str, form: str) -> list[str]:
     return ["", table] if form == "markdown" else [table]
 
 
-def _below(rows: pd.DataFrame, unchanged: Sequence[str], no_damage: str | None) -> list[str]:
+def remarks_below(rows: pd.DataFrame, unchanged: Sequence[str], no_damage: str | None) -> list[str]:
     """Returns what a reader must know of a table: what its intervals are over, and what they cannot promise."""
     lines = [_OVER[what] for what in dict.fromkeys(rows["interval"]) if what in _OVER]
-    lines += [f"{mark}: {flag}" for flag, mark in _marks(rows).items()]
-    return [*lines, *([_warning(unchanged, no_damage)] if unchanged else [])]
+    lines += [f"{mark}: {flag}" for flag, mark in flag_marks(rows).items()]
+    return [*lines, *([unchanged_warning(unchanged, no_damage)] if unchanged else [])]
 
 
-def _marks(rows: pd.DataFrame) -> dict[str, str]:
+def flag_marks(rows: pd.DataFrame) -> dict[str, str]:
     """Returns a letter for each thing that a number of a table cannot promise."""
-    flags = dict.fromkeys(flag for name in _FLAGGED for text in rows[f"{name}_flags"] for flag in _split(text))
+    flags = dict.fromkeys(flag for name in _FLAGGED for text in rows[f"{name}_flags"] for flag in flags_of(text))
     return dict(zip(flags, string.ascii_lowercase, strict=False))
 
 
-def _split(flags: str) -> list[str]:
+def flags_of(flags: str) -> list[str]:
+    """Returns the flags of a number as the library's tables have them, one by one."""
     return flags.split("; ") if flags else []
 
 
@@ -159,20 +167,21 @@ def _table(rows: pd.DataFrame, summary: pd.DataFrame) -> list[list[str]]:
     head = ["layer", "intact", "half-life level", f"accuracy at {REPORTED_LEVEL}", "area", "rank"]
     # An unfinished or extended study has rows of unequal size: then each says its own.
     extra = [name for name in ("draws", "images") if summary[name].nunique() > 1]
-    lines = [[*head, *extra]]
-    marks = _marks(rows)
+    met = ["met"] if "levels_met" in rows else []
+    lines = [[*head, *extra, *met]]
+    marks = flag_marks(rows)
     for row in rows.to_dict("records"):
         numbers = [
-            _half_life(*_ends(row, "half_life"), row["highest_level"]),
+            half_life_text(*_ends(row, "half_life"), row["highest_level"]),
             *(with_interval(*_ends(row, name)) for name in (AT, "area")),
         ]
         # Before the number, since numbers are aligned by their last place.
         marked = [
-            " ".join(["".join(marks[flag] for flag in _split(row[f"{name}_flags"])), text]).strip()
+            " ".join(["".join(marks[flag] for flag in flags_of(row[f"{name}_flags"])), text]).strip()
             for name, text in zip(_FLAGGED, numbers, strict=True)
         ]
-        sizes = [str(row[name]) for name in extra]
-        lines.append([row["target"], number(row["intact"]), *marked, _rank(row), *sizes])
+        sizes = [str(row[name]) for name in extra] + [f"{row['levels_met']}/{row['levels']}" for _ in met]
+        lines.append([row["target"], number(row["intact"]), *marked, rank_text(row), *sizes])
     return lines
 
 
@@ -180,19 +189,22 @@ def _ends(row: dict, name: str) -> tuple[float, float, float]:
     return row[name], row[f"{name}_low"], row[f"{name}_high"]
 
 
-def _rank(row: dict) -> str:
+def rank_text(row: Mapping[Any, Any]) -> str:
+    """Returns the rank of a row of `Results.summary`: ``"1"``, ``"2-3"``, or a dash."""
     if pd.isna(row["rank_low"]):
         return "-"
     low, high = row["rank_low"], row["rank_high"]
     return str(low) if low == high else f"{low}-{high}"
 
 
-def _warning(targets: Sequence[str], no_damage: str | None) -> str:
+def unchanged_warning(targets: Sequence[str], no_damage: str | None) -> str:
+    """Returns what a reader must know of layers in which no weight changed."""
     where = "" if no_damage is None else f" at any level above {no_damage}"
     return f"warning: nothing was changed in {', '.join(targets)}{where}; flat curves there say nothing"
 
 
-def _half_life(level: float, low: float, high: float, highest: float) -> str:
+def half_life_text(level: float, low: float, high: float, highest: float) -> str:
+    """Returns a half-life level with its interval; ``"> 1"`` where it lies beyond the highest level."""
     if math.isnan(level):
         return "-"
     shown = f"> {highest:g}" if math.isinf(level) else f"{level:.3g}"
@@ -205,7 +217,7 @@ def _half_life(level: float, low: float, high: float, highest: float) -> str:
     return f"{shown} ({ends[0]}, {ends[1]})"
 
 
-def _span(numbers: pd.Series, otherwise: int) -> str:
+def span(numbers: pd.Series, otherwise: int) -> str:
     """Returns ``"500"``, or ``"256-500"`` where cells differ."""
     if not len(numbers):
         return str(otherwise)

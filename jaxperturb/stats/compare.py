@@ -15,7 +15,7 @@ from scipy import stats
 
 from jaxperturb.stats.components import Crossed
 from jaxperturb.stats.curves import Functional
-from jaxperturb.stats.intervals import CONFIDENCE, Estimate, Sampled, quantile
+from jaxperturb.stats.intervals import CONFIDENCE, Estimate, Sampled, quantile, two_look, two_look_p_value
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +28,7 @@ class Term:
         draws: variance by the draws.
         freedom: their degrees of freedom; 0 where draws do not matter.
         rest: variance that the shares by image hold beside the images' own.
+        two_looks: whether the first draws decided on how many there are.
     """
 
     value: float
@@ -35,6 +36,7 @@ class Term:
     draws: float
     freedom: int
     rest: float
+    two_looks: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,15 +47,18 @@ class Total:
         value: of the sum.
         draws: pairs (variance, degrees of freedom) of the draws of each curve.
         images: pairs (variance, degrees of freedom) of the images of each set of images.
+        two_looks: whether the first draws of any curve decided on how many there are.
     """
 
     value: float
     draws: tuple[tuple[float, int], ...]
     images: tuple[tuple[float, int], ...]
+    two_looks: bool = False
 
     def interval(self, confidence: float = CONFIDENCE, flags: tuple[str, ...] = ()) -> Estimate:
         """Returns the sum with its symmetric interval: ``W^2 = t_nu^2 V_draws + t^2 V_images``, nu by Welch."""
-        draws, images = self._part(self.draws, confidence), self._part(self.images, confidence)
+        sure = two_look(confidence) if self.two_looks else confidence
+        draws, images = self._part(self.draws, sure), self._part(self.images, sure)
         width = math.sqrt(draws + images)
         return Estimate(self.value, self.value - width, self.value + width, self._sampled(), flags)
 
@@ -65,11 +70,13 @@ class Total:
         if any(math.isinf(variance) for variance, _ in parts) or math.isnan(self.value):
             return 1.0
         variance = sum(variance for variance, _ in parts)
-        return float(2 * stats.t.sf(abs(self.value) / math.sqrt(variance), _welch(parts)))
+        found = float(2 * stats.t.sf(abs(self.value) / math.sqrt(variance), _welch(parts)))
+        return two_look_p_value(found) if self.two_looks else found
 
     def __add__(self, other: "Total") -> "Total":
         """Returns the sum of two that share neither draws nor images."""
-        return Total(self.value + other.value, self.draws + other.draws, self.images + other.images)
+        two_looks = self.two_looks or other.two_looks
+        return Total(self.value + other.value, self.draws + other.draws, self.images + other.images, two_looks)
 
     @staticmethod
     def _part(parts: Sequence[tuple[float, int]], confidence: float) -> float:
@@ -88,13 +95,14 @@ class Total:
         }[bool(self.draws), bool(self.images)]
 
 
-def term(crossed: Crossed, functional: Functional, *, draws_matter: bool = True) -> Term:
+def term(crossed: Crossed, functional: Functional, *, draws_matter: bool = True, two_looks: bool = False) -> Term:
     """Returns a functional as a term of a sum.
 
     Args:
         crossed: outcomes of its curve.
         functional: with weights for its columns.
         draws_matter: whether draws differ at all.
+        two_looks: whether the first draws decided on how many there are.
     """
     weights, n = functional.weights, crossed.draws * crossed.images
     matter = draws_matter and crossed.draws > 1
@@ -104,6 +112,7 @@ def term(crossed: Crossed, functional: Functional, *, draws_matter: bool = True)
         max(float(weights @ crossed.draw_squares @ weights), 0.0) / n if matter else 0.0,
         crossed.draws - 1 if matter else 0,
         float(weights @ crossed.rest_squares @ weights) / n,
+        two_looks and matter,
     )
 
 
@@ -118,13 +127,14 @@ def combine(terms: Sequence[Term], factors: Sequence[float], *, all_images: bool
     pairs = list(zip(terms, factors, strict=True))
     value = sum(factor * one.value for one, factor in pairs)
     draws = tuple((factor**2 * one.draws, one.freedom) for one, factor in pairs if one.freedom)
+    two_looks = any(one.two_looks for one in terms)
     if all_images:
-        return Total(value, draws, ())
+        return Total(value, draws, (), two_looks)
     by_image = sum((factor * one.by_image for one, factor in pairs), np.zeros(len(terms[0].by_image)))
     images = len(by_image)
     rest = sum(factor**2 * one.rest for one, factor in pairs)
     variance = max(float(by_image.var(ddof=1)) / images - rest, 0.0) if images > 1 else math.inf
-    return Total(value, draws, ((variance, max(images - 1, 1)),))
+    return Total(value, draws, ((variance, max(images - 1, 1)),), two_looks)
 
 
 def difference(first: Term, second: Term, *, all_images: bool = False) -> Total:

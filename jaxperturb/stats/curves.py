@@ -21,6 +21,7 @@ from jaxperturb.stats.intervals import (
     proportion_flags,
     sample_flags,
     sampled,
+    two_look,
 )
 
 HALF = 0.5
@@ -40,6 +41,8 @@ class LevelCurve:
         chance: accuracy of a network that says nothing; 0 for performance relative to the reference alone.
         draws_matter: whether draws differ at all.
         alike: columns in which all draws coincide, though they differ in others.
+        two_looks: whether the first draws decided on how many there are; intervals then have the quantiles of
+            `intervals.two_look`.
     """
 
     levels: Float[np.ndarray, " m"]
@@ -47,6 +50,11 @@ class LevelCurve:
     chance: float
     draws_matter: bool = True
     alike: tuple[int, ...] = ()
+    two_looks: bool = False
+
+    def quantiles(self, confidence: float) -> float:
+        """Returns the confidence of the quantiles that give an interval a confidence."""
+        return two_look(confidence) if self.two_looks and self.draws_matter else confidence
 
     @property
     def reference(self) -> float:
@@ -161,7 +169,7 @@ def estimate(
         functional.weights,
         draws_matter=curve.draws_matter,
         all_images=all_images,
-        confidence=confidence,
+        confidence=curve.quantiles(confidence),
     )
     if flags := _near_chance(curve, all_images):
         return replace(found, low=math.nan, high=math.nan, flags=(*found.flags, *flags))
@@ -172,8 +180,9 @@ def accuracy_estimate(
     curve: LevelCurve, column: int, *, all_images: bool = False, confidence: float = CONFIDENCE
 ) -> Estimate:
     """Returns the accuracy of one column, -1 for the reference network, with its MOVER-Wilson interval."""
-    matter = at_level(curve, column).draws_matter
-    return proportion(curve.crossed, column, draws_matter=matter, all_images=all_images, confidence=confidence)
+    here = at_level(curve, column)
+    sure = here.quantiles(confidence)
+    return proportion(curve.crossed, column, draws_matter=here.draws_matter, all_images=all_images, confidence=sure)
 
 
 def interpolated_accuracy(
@@ -194,7 +203,7 @@ def interpolated_accuracy(
         weights,
         draws_matter=curve.draws_matter,
         all_images=all_images,
-        confidence=confidence,
+        confidence=curve.quantiles(confidence),
     )
     flags = proportion_flags(curve.crossed, weights, found.sampled, curve.draws_matter)
     return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0), flags=flags)
@@ -214,7 +223,7 @@ def half_life_estimate(curve: LevelCurve, *, all_images: bool = False, confidenc
         return Estimate(value, math.nan, math.nan, what, flags)
     grid, weights = _grid(curve.levels)
     off = weights @ curve.crossed.means - (1 - HALF) * curve.chance
-    width = half_widths(spread(curve.crossed, weights), what, confidence)
+    width = half_widths(spread(curve.crossed, weights), what, curve.quantiles(confidence))
     low, high = _hull(grid, np.abs(off) <= width, value)
     if off[-1] + width[-1] >= 0:
         high = math.inf

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from jaxperturb.data.preprocess import LINK
+from jaxperturb.data.fingerprints import LINK
+from jaxperturb.study.goal import joined_looks
 from jaxperturb.study.study import Study
 
 _PLACES = ("in the store", "asked")
@@ -20,17 +21,20 @@ def differences(stored: Study, asked: Study, places: tuple[str, str] = _PLACES) 
         places: what the phrases call the two.
     """
     old, new = asdict(stored.identity), asdict(asked.identity)
-    found = _image_differences(old.pop("images"), new.pop("images"))
+    found = image_differences(old.pop("images"), new.pop("images"))
     for field in old:
-        found += _value_differences(field, old[field], new[field], places)
+        found += value_differences(field, old[field], new[field], places)
     before, after = _common(_codes(stored), _codes(asked))
     for text, code in before.items():
-        found += _value_differences(f"source file of {text}", code, after[text], places)
+        found += value_differences(f"source file of {text}", code, after[text], places)
     return found
 
 
 def merge(stored: Study, asked: Study) -> Study:
-    """Returns the study that contains both; names and metric are those of the one asked."""
+    """Returns the study that contains both; names, metric and goal are those of the one asked.
+
+    What was decided for a goal stays decided, also where levels were added since; for another goal it is not.
+    """
     curves = {curve.text: curve for curve in stored.perturbations}
     for curve in asked.perturbations:
         before = curves.get(curve.text, curve)
@@ -46,6 +50,7 @@ def merge(stored: Study, asked: Study) -> Study:
         images=longer.images,
         identity=replace(asked.identity, images=longer.identity.images),
         costs={**stored.costs, **asked.costs},
+        looks=joined_looks(stored.looks, asked.looks) if stored.goal == asked.goal else asked.looks,
     )
 
 
@@ -66,7 +71,7 @@ def _codes(study: Study) -> dict[str, str | None]:
     return {curve.text: curve.code for curve in study.perturbations}
 
 
-def _image_differences(old: Sequence[str], new: Sequence[str]) -> list[str]:
+def image_differences(old: Sequence[str], new: Sequence[str]) -> list[str]:
     """Compares two chains, of which the shorter must be the beginning of the longer."""
     for link, (before, after) in enumerate(zip(old, new, strict=False)):
         if before != after:
@@ -74,12 +79,13 @@ def _image_differences(old: Sequence[str], new: Sequence[str]) -> list[str]:
     return []
 
 
-def _value_differences(name: str, old: Any, new: Any, places: tuple[str, str]) -> list[str]:
+def value_differences(name: str, old: Any, new: Any, places: tuple[str, str]) -> list[str]:
+    """Compares two values, or two mappings entry by entry; a phrase for each difference."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         return [
             phrase
             for key in _union(old, new)
-            for phrase in _value_differences(f"{name}.{key}", old.get(key), new.get(key), places)
+            for phrase in value_differences(f"{name}.{key}", old.get(key), new.get(key), places)
         ]
     old, new = _plain(old), _plain(new)
     return [] if old == new else [f"{name}: {_short(old)} {places[0]}, {_short(new)} {places[1]}"]
@@ -91,7 +97,7 @@ def _plain(value: Any) -> Any:
 
 
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
     if len(text) == 64 and set(text) <= set("0123456789abcdef"):
         return text[:12]
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -7,9 +7,11 @@ from types import TracebackType
 from typing import Any
 
 from jaxperturb.engine.run import Part
-from jaxperturb.study.planned import work
+from jaxperturb.study.goal import range_text
+from jaxperturb.study.planned import images_of, work
 from jaxperturb.study.runner import Start
 from jaxperturb.study.store import INTACT
+from jaxperturb.study.study import Study
 
 _FORM = "{percentage:3.0f}% |{bar}| {desc}, {remaining} left"
 _SECONDS_BETWEEN_STEPS = 10.0  # where standard error is a file, to which every step adds
@@ -31,13 +33,15 @@ class Progress:
         self._lesions = self._images = 0.0
 
     def start(self, start: Start) -> None:
-        """Says what is to be computed, and opens the bar."""
+        """Says what is to be computed, and opens the bar; the second look has one of its own."""
+        self._close()
         self._start, self._began = start, time.monotonic()
+        self._lesions = self._images = 0.0
         for line in start_lines(start, self._place):
             print(line, file=sys.stderr)
         if not start.cells:
             return
-        bar = _bar_class()
+        bar = bar_class()
         watched = sys.stderr.isatty() or bar.__module__ == "tqdm.notebook"
         self._bar = bar(
             total=max(1, start.work),  # by cost, since deep layers go faster
@@ -54,7 +58,7 @@ class Progress:
         if self._bar is None or self._start is None or part.cell == INTACT:
             return
         images = part.stop - part.start
-        self._lesions += images / self._start.study.images
+        self._lesions += images / images_of(self._start.study, part.cell)
         self._images += images
         self._bar.set_description_str(self._text(), refresh=False)
         self._bar.update(work(self._start.study, part.cell, images))
@@ -67,8 +71,12 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Takes the bar away."""
+        self._close()
+
+    def _close(self) -> None:
         if self._bar is not None:
             self._bar.close()
+            self._bar = None
 
     def _text(self) -> str:
         assert self._start is not None
@@ -88,13 +96,30 @@ def start_lines(start: Start, place: str) -> list[str]:
     if not start.cells:
         return [f"All of it{share} is in {place} already; nothing to compute."]
     about = "" if start.seconds is None else f", about {duration(start.seconds)}"
-    lines = [
-        f"{start.study.network} on {start.study.images:,} images: {start.cells:,} lesions{share}, "
-        f"{start.evaluations:,} evaluations of an image, on {start.device}{about}, into {place}"
-    ]
+    numbers = f"{start.cells:,} lesions{share}, {start.evaluations:,} evaluations of an image"
+    if start.second:
+        return [f"Second look, {_sizes(start.study)}: {numbers}{about}"]
+    images = f"{'' if start.study.goal is None else 'up to '}{start.study.images:,} images"
+    lines = [f"{start.study.network} on {images}: {numbers}, on {start.device}{about}, into {place}", *_waiting(start)]
     if start.remarks:
         lines.append(f"Not as in the run before ({'; '.join(start.remarks)}): {_DIFFERENT}")
     return lines
+
+
+def _sizes(study: Study) -> str:
+    draws, images = ([getattr(look, name) for look in study.looks] for name in ("draws", "images"))
+    return f"{range_text(draws)} draws on {range_text(images)} images"
+
+
+def _waiting(start: Start) -> list[str]:
+    """Says what decides on the rest of the study, where that is not known yet."""
+    goal = start.study.goal
+    if goal is None or not start.waiting:
+        return []
+    return [
+        f"That is a first look at {goal.draws} draws on {goal.first_images:,} images; it decides for each layer how "
+        f"many more a half-width of {goal.half_width:g} takes, within {goal.max_draws} draws and {goal.images:,} images"
+    ]
 
 
 def duration(seconds: float) -> str:
@@ -110,7 +135,7 @@ def _of(number: int, name: str) -> str:
     return f"{number} {name}" + ("" if number == 1 else "s")
 
 
-def _bar_class() -> Any:
+def bar_class() -> Any:
     """Returns tqdm's bar for the terminal, or the one for notebooks where this is one."""
     from tqdm import TqdmExperimentalWarning
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absl import logging
 
-from jaxperturb.data.preprocess import PreparedImages
+from jaxperturb.data.prepared import PreparedImages
 from jaxperturb.engine import run as engine
 from jaxperturb.engine.plan import Cell
 from jaxperturb.engine.run import Part
@@ -19,7 +19,11 @@ from jaxperturb.networks.network import Network
 from jaxperturb.perturb.catalogue import Asked
 from jaxperturb.study.cost import WHOLE
 from jaxperturb.study.extend import differences, merge
-from jaxperturb.study.planned import Shard, planned_cells, share, work
+from jaxperturb.study.goal import IMAGE_STEP
+from jaxperturb.study.looks import decided, missing_images, own_cells
+from jaxperturb.study.looks import record as record_looks
+from jaxperturb.study.methods import METHOD, methods_of
+from jaxperturb.study.planned import Shard, images_of, undecided, work
 from jaxperturb.study.provenance import changes, describe_run, device_text
 from jaxperturb.study.store import INTACT, RunRecord, Store, claim_store, create_store, open_store
 from jaxperturb.study.study import Study
@@ -41,6 +45,8 @@ class Start:
         seconds: how long that may take, None where nobody measured.
         device: on what it is computed.
         remarks: what differs from the run before, one line each.
+        waiting: number of curves whose first look is among these cells and decides on more of them.
+        second: whether this is what the first looks of this run have decided.
     """
 
     study: Study
@@ -51,6 +57,8 @@ class Start:
     seconds: float | None
     device: str
     remarks: tuple[str, ...]
+    waiting: int = 0
+    second: bool = False
 
 
 def open_study(path: Path | None, study: Study, images: PreparedImages) -> Store:
@@ -96,8 +104,7 @@ def preview(
     record = describe_run(study, 0, shard)
     with open_store(path) if path is not None and path.exists() else create_store(None, study, []) as store:
         _check_same(store, study)
-        cells = _own_cells(study, shard)
-        return _start(study, store, cells, shard, record, pace)
+        return _start(decided(study, store), store, shard, record, pace)
 
 
 def measure_pace(
@@ -126,6 +133,7 @@ def run_study(
     shard: Shard | None = None,
     pace: Callable[[], float | None] = lambda: None,
     on_start: Callable[[Start], None] | None = None,
+    on_look: Callable[[Start], None] | None = None,
     on_part: Callable[[Part], None] | None = None,
     run: Callable[..., Iterator[Part]] = engine.run,
     evaluate: Callable[..., Outcomes] = engine.evaluate_network,
@@ -143,12 +151,14 @@ def run_study(
         shard: the share of the cells to compute, None for all.
         pace: measures seconds per multiplication, or returns None.
         on_start: called once, before anything is computed.
+        on_look: called once more where a study chooses its draws and images, when they are known.
         on_part: called with each part after it was handed to the store.
         run: the engine.
         evaluate: the engine's pass of the intact network alone.
     """
-    record, own = describe_run(study, batch_size, shard), _own_cells(study, shard)
-    start = _start(study, store, own, shard, record, pace)
+    study = decided(study, store)
+    record = describe_run(study, batch_size, shard)
+    start = _start(study, store, shard, record, pace)
     if on_start:
         on_start(start)
     number, outcome = store.begin_run(record), "failed"
@@ -156,25 +166,18 @@ def run_study(
     for remark in start.remarks:
         store.add_event(number, "environment", remark)
     logging.info("run %d: %d cells to compute, %d evaluations", number, start.cells, start.evaluations)
+
+    task = _Task(number, store, network, images, asked, levels, batch_size, shard, on_part, run, evaluate)
     try:
-        if _needs_intact(study, store):
-            outcomes = evaluate(network, images, batch_size=batch_size)
-            store.add(number, Part(INTACT, 0, study.images, outcomes, 0, 0, "intact"))
-        if start.cells:
-            known = frozenset(own)
-            parts = run(
-                network,
-                images,
-                asked,
-                levels,
-                study.targets,
-                study.draws,
-                study.identity.seed,
-                batch_size=batch_size,
-                done=lambda cell, first, last: cell not in known or store.covers(cell, first, last),
-                on_event=lambda kind, text: _note(store, number, kind, text),
-            )
-            _store_parts(parts, store, number, on_part)
+        record_looks(study, store)
+        task.compute(study)
+        if start.waiting:
+            study = decided(study, store)
+            record_looks(study, store)
+            logging.info("run %d: second look: %s", number, study.looks)
+            if on_look:
+                on_look(replace(_start(study, store, shard, record, pace), second=True))
+            task.compute(study)
         outcome = "complete"
     except KeyboardInterrupt:
         outcome = "interrupted"
@@ -185,10 +188,80 @@ def run_study(
         logging.info("run %d: %s", number, outcome)
 
 
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What is the same for all that one run computes."""
+
+    number: int
+    store: Store
+    network: Network
+    images: PreparedImages
+    asked: Sequence[Asked]
+    levels: Mapping[str, tuple[Decimal, ...]]
+    batch_size: int
+    shard: Shard | None
+    on_part: Callable[[Part], None] | None
+    run: Callable[..., Iterator[Part]]
+    evaluate: Callable[..., Outcomes]
+
+    def compute(self, study: Study) -> None:
+        """Computes what is known to be needed, and not stored."""
+        own = own_cells(study, self.shard)
+        images = _needed_images(study, self.images, own)
+        if _needs_intact(study, self.store, len(images)):
+            outcomes = self.evaluate(self.network, images, batch_size=self.batch_size)
+            self.store.add(self.number, Part(INTACT, 0, len(images), outcomes, 0, 0, "intact"))
+        if missing_images(study, self.store, own):
+            _store_parts(_within(study, self._parts(study, own, images)), self.store, self.number, self.on_part)
+
+    def _parts(self, study: Study, own: Sequence[Cell], images: PreparedImages) -> Iterator[Part]:
+        return self.run(
+            self.network,
+            images,
+            self.asked,
+            self.levels,
+            study.targets,
+            max(cell.draw for cell in own) + 1,
+            study.identity.seed,
+            batch_size=self.batch_size if study.goal is None else min(self.batch_size, IMAGE_STEP),
+            done=_is_done(study, self.store, own),
+            on_event=lambda kind, text: _note(self.store, self.number, kind, text),
+        )
+
+
+def _needed_images(study: Study, images: PreparedImages, own: Sequence[Cell]) -> PreparedImages:
+    """Returns the images that any cell needs, or the first ones where a share has no cell."""
+    if study.goal is None:
+        return images
+    most = max((images_of(study, cell) for cell in own), default=study.goal.first_images)
+    return replace(images.first(most), on_skip=images.on_skip)
+
+
+def _is_done(study: Study, store: Store, own: Sequence[Cell]) -> Callable[[Cell, int, int], bool]:
+    """Returns what tells the engine that images of a cell are there already, or are not to be computed."""
+    needed = {cell: images_of(study, cell) for cell in own}
+
+    def done(cell: Cell, first: int, last: int) -> bool:
+        most = needed.get(cell, 0)
+        return first >= most or store.covers(cell, first, min(last, most))
+
+    return done
+
+
+def _within(study: Study, parts: Iterator[Part]) -> Iterator[Part]:
+    """Yields parts without the images that a block has beyond those that a cell needs."""
+    with closing(parts):  # type: ignore[type-var]  # a generator, or any iterator that can be closed
+        for part in parts:
+            stop = min(part.stop, images_of(study, part.cell))
+            yield (
+                part if stop == part.stop else replace(part, stop=stop, outcomes=part.outcomes[:, : stop - part.start])
+            )
+
+
 def _note(store: Store, number: int, kind: str, text: str) -> None:
-    """Logs what the engine says of a run, and records what departs from the plan."""
+    """Logs and records what the engine says of a run; how it computes a target once, however often it is asked to."""
     logging.info("run %d: %s: %s", number, kind, text)
-    if kind != "method":
+    if kind != METHOD or text not in methods_of(store.events(), number):
         store.add_event(number, kind, text)
 
 
@@ -202,25 +275,14 @@ def _check_same(store: Store, study: Study) -> Study:
     return stored
 
 
-def _own_cells(study: Study, shard: Shard | None) -> Sequence[Cell]:
-    cells = planned_cells(study)
-    if shard is None:
-        return cells
-    own = share(study, shard)
-    return [cell for cell in cells if cell in own]
-
-
 def _start(
-    study: Study,
-    store: Store,
-    cells: Sequence[Cell],
-    shard: Shard | None,
-    record: RunRecord,
-    pace: Callable[[], float | None],
+    study: Study, store: Store, shard: Shard | None, record: RunRecord, pace: Callable[[], float | None]
 ) -> Start:
-    missing = {cell: count for cell in cells if (count := store.missing(cell, study.images))}
+    own = own_cells(study, shard)
+    missing = missing_images(study, store, own)
     left = sum(work(study, cell, images) for cell, images in missing.items())
     measured = pace() if missing else None
+    keys = {(cell.perturbation, cell.target) for cell in own}
     return Start(
         study,
         shard,
@@ -230,13 +292,14 @@ def _start(
         None if measured is None else left * measured,
         device_text(record),
         tuple(changes(runs[-1].record, record) if (runs := store.runs()) else ()),
+        sum((curve.text, target) in keys for curve, target in undecided(study)),
     )
 
 
-def _needs_intact(study: Study, store: Store) -> bool:
+def _needs_intact(study: Study, store: Store, images: int) -> bool:
     """Whether no level of a curve stands for the intact network, and it is not stored by itself."""
     lacking = any(curve.encodes or curve.no_damage not in curve.levels for curve in study.perturbations)
-    return lacking and not store.covers(INTACT, 0, study.images)
+    return lacking and not store.covers(INTACT, 0, images)
 
 
 def _store_parts(parts: Iterator[Part], store: Store, number: int, on_part: Callable[[Part], None] | None) -> None:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from jaxperturb.engine.plan import Cell
 from jaxperturb.study.lease import Holder, read_holder
-from jaxperturb.study.planned import Shard, planned_cells, share, with_certain_levels, work
+from jaxperturb.study.looks import decided, own_cells
+from jaxperturb.study.methods import in_short, methods_of
+from jaxperturb.study.planned import Shard, images_of, undecided, with_certain_levels, work
 from jaxperturb.study.provenance import shard_of
 from jaxperturb.study.store import Store, StoredRun, open_store
 from jaxperturb.study.study import Study
@@ -41,6 +43,8 @@ class Status:
         seconds: how long they will take at the pace of the last run that computed something, None before there is one.
         last: the last run, None before there is one.
         writer: who writes now, None where nobody does.
+        waiting: number of curves whose first look is not all there, and which may need more than that.
+        methods: how the last run computed its targets, a line for each way of each perturbation.
     """
 
     study: Study
@@ -50,6 +54,8 @@ class Status:
     seconds: float | None
     last: StoredRun | None
     writer: Holder | None
+    waiting: int = 0
+    methods: tuple[str, ...] = ()
 
     @property
     def done(self) -> int:
@@ -75,9 +81,11 @@ def read_status(path: Path) -> Status:
     with open_store(path, check=False) as store:
         runs = store.runs()
         study, shard = _asked(store, runs)
-        cells = share(study, shard) if shard else planned_cells(study)
-        missing = {cell: store.missing(cell, study.images) for cell in cells}
-    pace = _pace(study, runs, holder)
+        cells = own_cells(study, shard)
+        missing = {cell: store.missing(cell, images_of(study, cell)) for cell in cells}
+        methods = methods_of(store.events(), runs[-1].number) if runs else []
+    pace = pace_of(study, runs, holder)
+    keys = {(cell.perturbation, cell.target) for cell in cells}
     left = sum(work(study, cell, images) for cell, images in missing.items())
     return Status(
         study,
@@ -87,6 +95,8 @@ def read_status(path: Path) -> Status:
         None if pace is None else left * pace,
         runs[-1] if runs else None,
         None if holder is None or holder.is_gone() else holder,
+        sum((curve.text, target) in keys for curve, target in undecided(study)),
+        in_short(methods),
     )
 
 
@@ -94,7 +104,7 @@ def _asked(store: Store, runs: list[StoredRun]) -> tuple[Study, Shard | None]:
     shards = {shard_of(run.record) for run in runs}
     shard = shards.pop() if len(shards) == 1 else None
     study = Study.from_json(runs[-1].record.asked) if shard else store.study()
-    return with_certain_levels(study, store.cells()), shard
+    return with_certain_levels(decided(study, store), store.cells()), shard
 
 
 def _rows(missing: dict[Cell, int]) -> tuple[Progressed, ...]:
@@ -104,8 +114,14 @@ def _rows(missing: dict[Cell, int]) -> tuple[Progressed, ...]:
     return tuple(Progressed(*names, counts.count(0), len(counts)) for names, counts in left.items())
 
 
-def _pace(study: Study, runs: list[StoredRun], holder: Holder | None) -> float | None:
-    """Returns seconds per multiplication of the last run that computed something."""
+def pace_of(study: Study, runs: list[StoredRun], holder: Holder | None = None) -> float | None:
+    """Returns seconds per multiplication of the last run that computed something, None where none did.
+
+    Args:
+        study: with its costs.
+        runs: of its store.
+        holder: who writes the store, for a run that is running.
+    """
     for run in reversed(runs):
         done = sum(study.costs.get(target, 1) * images for target, images in run.images.items())
         seconds = _seconds(run, holder if run is runs[-1] else None)

@@ -14,8 +14,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from jaxperturb.data.preprocess import PreparedImages
-from jaxperturb.engine.run import tiling
+from jaxperturb.data.prepared import PreparedImages
+from jaxperturb.engine.tiling import Tiling, tiling
 from jaxperturb.errors import StudyError, did_you_mean
 from jaxperturb.levels import format_level
 from jaxperturb.networks.network import Network
@@ -23,7 +23,8 @@ from jaxperturb.perturb.catalogue import Asked
 from jaxperturb.perturb.compose import Composition
 from jaxperturb.random import SEMANTICS
 from jaxperturb.study.cost import costs
-from jaxperturb.trees import fingerprint
+from jaxperturb.study.goal import Goal, Look, goal_of, looks_of
+from jaxperturb.trees import fingerprint, layers_of
 
 # Name -> an image is right when its class is among the first so many; "balanced" weighs the classes alike.
 METRICS = {"top1": 1, "top5": 5, "balanced": 1}
@@ -107,6 +108,10 @@ class Study:
         identity: what must agree before it may be continued.
         costs: multiplications per image of a lesion of each target, and of the whole network under ``"*"``; records of
             the first version lack them.
+        shapes: of each layer's weight; older records lack them.
+        parameters: entries of each layer's weight and bias; older records lack them.
+        goal: what decides on draws and images, instead of `draws` and `images`; None where these do.
+        looks: what was decided so far, for a curve each.
     """
 
     network: str
@@ -120,6 +125,15 @@ class Study:
     metric: str
     identity: Identity
     costs: Mapping[str, int] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    parameters: Mapping[str, int] = field(default_factory=dict)
+    goal: Goal | None = None
+    looks: tuple[Look, ...] = ()
+
+    @functools.cached_property
+    def look_of(self) -> Mapping[tuple[str, str], Look]:
+        """What was decided, by perturbation and target."""
+        return {(look.perturbation, look.target): look for look in self.looks}
 
     def to_json(self) -> str:
         """Returns the study as JSON text, sorted by key."""
@@ -136,6 +150,8 @@ class Study:
             fields = json.loads(text)
             curves = tuple(Curve(**_with_tuples(curve)) for curve in fields.pop("perturbations"))
             identity = Identity(**_with_tuples(fields.pop("identity")))
+            fields["shapes"] = _with_tuples(fields.get("shapes", {}))
+            fields |= {"goal": goal_of(fields.get("goal")), "looks": looks_of(fields.get("looks", ()))}
             return cls(perturbations=curves, identity=identity, **_with_tuples(fields))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StudyError(f"expected the record of a study, got one that cannot be read: {error!r}") from error
@@ -150,6 +166,9 @@ def describe(
     draws: int,
     seed: int,
     metric: str | None = None,
+    *,
+    tile: Tiling | None = None,
+    precision: str = PRECISION,
 ) -> Study:
     """Returns the study of what is asked, with its identity. Hashes the weights and the images; computes nothing.
 
@@ -162,11 +181,14 @@ def describe(
         draws: lesions per perturbation, target and level.
         seed: of all draws.
         metric: "top1" or "top5"; by default the one that suits the number of classes.
+        tile: of the compiled programs; None for the backend's own.
+        precision: of the computation.
 
     Raises:
         StudyError: an unknown metric, or a label that the network has no class for.
     """
     outputs = check_classes(network, images)
+    layers = layers_of(network.params, network.norms)
     identity = Identity(
         weights=fingerprint(network.params),
         images=images.chain,
@@ -176,8 +198,8 @@ def describe(
         outputs=outputs,
         seed=seed,
         semantics=SEMANTICS,
-        precision=PRECISION,
-        tiles=tiling(network, images.image_shape).to_json(),
+        precision=precision,
+        tiles=(tile or tiling(network, images.image_shape)).to_json(),
         **_class_fields(images),
     )
     return Study(
@@ -192,6 +214,8 @@ def describe(
         metric=check_metric(metric, outputs),
         identity=identity,
         costs=costs(network, images.image_shape, targets),
+        shapes={name: layer.weight.shape for name, layer in layers.items()},
+        parameters={name: sum(leaf.size for leaf in layer.leaves()) for name, layer in layers.items()},
     )
 
 

@@ -1,0 +1,1 @@
+"""Training under and after damage: what retraining gives back, and where it changes the network."""
