@@ -18,6 +18,7 @@ from jaxperturb.stats.intervals import Estimate, contrast, proportion
 from jaxperturb.study.study import METRICS, check_metric
 
 BEFORE, DAMAGED, RECOVERED = "before", "damaged", "recovered"
+LEAST_LOSS = 0.01  # of accuracy, of which a share can be told
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +90,7 @@ class Recovery:
         """Returns a row for each target and lesion: accuracy before, after damage, after training, and what came back.
 
         ``share`` is the share of the lost accuracy that came back, (recovered - damaged) / (before - damaged); it is
-        not defined where nothing was lost. Its interval is linearised. Each number has ``_low`` and ``_high``.
+        NaN where less than `LEAST_LOSS` was lost. Its interval is linearised. Each number has ``_low`` and ``_high``.
         """
         rows = [self._summary(target, lesion) for target, lesion in self.curves()]
         return pd.DataFrame(rows)
@@ -214,7 +215,7 @@ def _share(crossed: Crossed) -> Estimate:
     """The share of the loss that came back, from columns before, damaged and recovered."""
     before, damaged, recovered = crossed.means.tolist()
     lost = before - damaged
-    if lost <= 0:
+    if lost < LEAST_LOSS:
         return Estimate(float("nan"), float("nan"), float("nan"))
     share = (recovered - damaged) / lost
     return contrast(crossed, share, np.array([-share, share - 1, 1.0]) / lost)
