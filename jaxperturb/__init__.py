@@ -11,6 +11,7 @@ from jaxperturb.errors import JaxPerturbError as JaxPerturbError
 if TYPE_CHECKING:
     from jaxperturb import data as data
     from jaxperturb import random as random
+    from jaxperturb.api import activations as activations
     from jaxperturb.api import compare_precisions as compare_precisions
     from jaxperturb.api import evaluate as evaluate
     from jaxperturb.api import fault_list as fault_list
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from jaxperturb.checkpoints import load_network as load_network
     from jaxperturb.checkpoints import load_weights as load_weights
     from jaxperturb.data import load_dataset as load_dataset
+    from jaxperturb.networks.head import replace_head as replace_head
     from jaxperturb.networks.network import Network as Network
     from jaxperturb.perturb import bit_flip as bit_flip
     from jaxperturb.perturb import compose as compose
@@ -55,6 +57,7 @@ _PLACES: dict[str, tuple[str, str | None]] = {
     "Optimizer": ("jaxperturb.recovery.optimizers", "Optimizer"),
     "Recovery": ("jaxperturb.show.recovery", "Recovery"),
     "Results": ("jaxperturb.show.results", "Results"),
+    "activations": ("jaxperturb.api", "activations"),
     "bit_flip": ("jaxperturb.perturb", "bit_flip"),
     "compare_precisions": ("jaxperturb.api", "compare_precisions"),
     "compose": ("jaxperturb.perturb", "compose"),
@@ -76,6 +79,7 @@ _PLACES: dict[str, tuple[str, str | None]] = {
     "quantize": ("jaxperturb.perturb", "quantize"),
     "random": ("jaxperturb.random", None),
     "recover": ("jaxperturb.api.recovery", "recover"),
+    "replace_head": ("jaxperturb.networks.head", "replace_head"),
     "replay": ("jaxperturb.perturb", "replay"),
     "report": ("jaxperturb.show.report.page", "report"),
     "rerandomize": ("jaxperturb.perturb", "rerandomize"),
@@ -97,6 +101,7 @@ __all__ = [
     "Recovery",
     "Results",
     "__version__",
+    "activations",
     "bit_flip",
     "compare_precisions",
     "compose",
@@ -118,6 +123,7 @@ __all__ = [
     "quantize",
     "random",
     "recover",
+    "replace_head",
     "replay",
     "report",
     "rerandomize",

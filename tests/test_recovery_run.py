@@ -288,3 +288,21 @@ def test_mistakes_are_one_line(capsys, words, message):
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert message in err
+
+
+def test_a_new_head_learns_other_classes_and_the_weights_before_it_may_stay():
+    random = np.random.default_rng(5)
+    patterns = 2 * random.normal(size=(3, *SHAPE))
+
+    def some(n):
+        labels = np.arange(n) % 3
+        return from_arrays((patterns[labels] + 0.3 * random.normal(size=(n, *SHAPE))).astype(np.float32), labels)
+
+    found = jp.recover(
+        NETWORK, some(90), some(60), None, new_head=True, train="last", draws=1, steps=60, optimizer=optax.adam(0.05)
+    )
+    cells = found.cells.sort_values("step")
+    assert cells["top1"].iloc[-1] >= 54
+    moved = found.changes.groupby("layer")["relative_norm"].max()
+    assert moved["first"] == 0
+    assert moved["last"] > 0

@@ -11,15 +11,25 @@ from typing import Any
 import optax
 import pandas as pd
 
-from jaxperturb.api.inputs import DataLike, NetworkLike, OnePerturbation, check_count, fitted, network_of
+from jaxperturb.api.inputs import (
+    DataLike,
+    NetworkLike,
+    OnePerturbation,
+    check_count,
+    dataset_of,
+    fitted,
+    network_of,
+)
 from jaxperturb.api.outputs import output_folder
 from jaxperturb.checkpoints.export import export_network
-from jaxperturb.data.prepared import PreparedImages
+from jaxperturb.data import Dataset
+from jaxperturb.data.prepared import PreparedImages, prepare
 from jaxperturb.data.scoring import GivenClasses
 from jaxperturb.engine.measure import extras_for
 from jaxperturb.engine.memory import free_bytes
 from jaxperturb.errors import LevelError, RecoveryError
 from jaxperturb.levels import LevelLike, as_level, format_level, parse_levels
+from jaxperturb.networks.head import replace_head
 from jaxperturb.networks.network import Network
 from jaxperturb.perturb.catalogue import Asked, ask
 from jaxperturb.perturb.targets import parse_targets
@@ -66,6 +76,7 @@ def recover(
     train_images: int | None = None,
     classes: GivenClasses | None = None,
     restrict_classes: bool = False,
+    new_head: bool = False,
     on_bad_image: str = "raise",
     metric: str | None = None,
     draws_at_once: int | None = None,
@@ -106,6 +117,8 @@ def recover(
         train_images: only so many training images, in their study order.
         classes: the network's class for classes of the data sets, as in `sweep`.
         restrict_classes: whether the classes of the data sets alone compete.
+        new_head: whether a fresh output layer takes the place of the network's own, for the classes of the training
+            set: learning something new, whatever is damaged.
         on_bad_image: "raise", or "skip" to leave test images out that cannot be read.
         metric: "top1" or "top5" of tables and figures.
         draws_at_once: how many draws are trained together; None for what fits the device, one on a CPU. It changes
@@ -125,6 +138,8 @@ def recover(
     lesions, asked = parse_lesions(lesion), None if perturbation is None else ask(perturbation)
     _check_progress(asked, progress_levels, level, lesions)
     settings, transformation = _optimizer(optimizer, check_count("steps", steps))
+    if new_head:
+        net, train_data = _with_new_head(network_of(net), dataset_of(train_data), int(check_seed(seed)))
     network, test = fitted(net, test_data, images, classes, restrict_classes, on_bad_image)
     _, learnt = fitted(net, train_data, train_images, classes, restrict_classes)
     check_classes_covered(learnt, test, batch_size)
@@ -192,6 +207,13 @@ def weight_change(a: NetworkLike, b: NetworkLike) -> pd.DataFrame:
         CheckpointError: weights that are not there, or damaged.
     """
     return pd.DataFrame([asdict(change) for change in weight_changes(network_of(a), network_of(b))])
+
+
+def _with_new_head(network: Network, learnt: Dataset, seed: int) -> tuple[Network, Dataset]:
+    """The network with a fresh output layer for the classes of a training set, and that set."""
+    shape = prepare(learnt, network.preprocessing, 1).image_shape
+    found = replace_head(network, learnt.classes, seed, image_shape=shape)
+    return replace(found, name=f"{network.name}-new-head"), learnt
 
 
 def _measured(network: Network, test: PreparedImages, learnt: PreparedImages) -> dict[str, Any]:

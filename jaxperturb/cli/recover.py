@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _SAME = (
     *("layers", "draws", "seed", "train", "steps", "evaluate_every", "augment", "dropout", "images", "train_images"),
-    *("damage_while_training", "draws_at_once", "metric", "save_networks", "level"),
+    *("damage_while_training", "draws_at_once", "metric", "save_networks", "level", "new_head"),
 )
 
 
@@ -100,6 +100,13 @@ def _define_lesion(values: flags.FlagValues) -> None:
 def _define_training(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "train", "all", "Which layers learn: all, damaged, others, or names and patterns.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "new_head",
+        False,
+        "Put a fresh output layer in place of the network's own, for the classes of the training set: learn something "
+        "new.",
+        flag_values=values,
     )
     flags.DEFINE_enum("optimizer", "adam", ["sgd", "adam"], "How weights are moved.", flag_values=values)
     flags.DEFINE_float(
@@ -217,6 +224,10 @@ COMMAND = Command(
         (
             "damage that grows, with training after each step",
             "recover --layers=conv2 --progress=0.1:0.9:0.1 --steps=50",
+        ),
+        (
+            "learn something new: which layers move?",
+            "recover --weights=alexnet-digits --dataset=cifar10 --data_dir=photos/tfds --new_head --perturbation=none",
         ),
         (
             "does training under damage make a network robust? (a sweep of the result says)",

@@ -72,6 +72,30 @@ def measure_means(
     return {name: (total / number).astype(np.float32) for name, total in zip(layers, totals, strict=True)}
 
 
+def measure_activations(
+    network: Network, images: PreparedImages, layer: str, *, batch_size: int
+) -> Float32[np.ndarray, "n ... units"]:
+    """Returns the activation of a layer's units for each image, and each position where there are any.
+
+    Args:
+        network: intact or not.
+        images: to measure on.
+        layer: its name.
+        batch_size: images at a time.
+
+    Raises:
+        JaxPerturbError: the activation of the layer cannot be found.
+    """
+    shape, known = network.shape_of_images(images.image_shape), layers_of(network.params, network.norms)
+    program = _activations_program(network.apply, specification(network.params), shape, batch_size, known[layer])
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(network.params)]
+    found = [
+        np.asarray(program(leaves, pixels))[: min(batch_size, len(images) - start)]
+        for start, (pixels, _, _) in zip(range(0, len(images), batch_size), _batches(images, batch_size), strict=True)
+    ]
+    return np.concatenate(found)
+
+
 def measure_saliency(network: Network, images: PreparedImages, *, batch_size: int) -> Params:
     """Returns |weight * gradient| of the cross-entropy summed over images: a tree, None for leaves of no layer.
 
@@ -124,6 +148,22 @@ def _sums_program(
         return values
 
     return jax.jit(sums)
+
+
+@functools.lru_cache(maxsize=64)
+def _activations_program(
+    apply: Apply, spec: Specification, image_shape: ImageShape, batch: int, layer: Layer
+) -> Callable[..., Any]:
+    """The compiled ``(leaves, images) -> activation``, units last."""
+    program = trace(apply, shapes_of(*spec), image_shape, batch)
+    activation = find_activation(program, layer)
+    activations = activations_function(program, [activation])
+
+    def units_last(leaves: Sequence[AnyArray], images: AnyArray) -> AnyArray:
+        (array,) = activations(leaves, images)
+        return jnp.moveaxis(array.astype(jnp.float32), activation.axis, -1)
+
+    return jax.jit(units_last)
 
 
 @functools.lru_cache(maxsize=64)
