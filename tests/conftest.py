@@ -43,6 +43,16 @@ def _ctrl_c() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _room_for_programs() -> Iterator[None]:
+    """Thousands of tests compile more programs than one process may hold."""
+    yield
+    if "jax" in sys.modules:
+        from jaxperturb.engine.mappings import make_room
+
+        make_room()
+
+
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Runs each test in a folder of its own, with a cache and an environment that it may change."""

@@ -173,9 +173,9 @@ def test_class_map_and_restriction_are_part_of_a_study(capsys, digits: Path, tmp
     command = ["sweep", f"--dataset=folder:{digits}", *SWEEP, "--out=study"]
     assert main.run(command) == 0
     assert main.run([*command, f"--classes={tmp_path}/map.csv"]) == 2
-    assert "class_map: null in the store, [1, 0, 2, 3, 4, 5, 6, 7, 8, 9] asked" in capsys.readouterr().err
+    assert "class_map: none in the store, [1, 0, 2, 3, 4, 5, 6, 7, 8, 9] asked" in capsys.readouterr().err
     assert main.run([*command, "--restrict_classes"]) == 2
-    assert "restriction: null in the store, [0, 1, 2," in capsys.readouterr().err
+    assert "restriction: none in the store, [0, 1, 2," in capsys.readouterr().err
 
 
 def test_the_record_of_a_study_repeats_it(digits: Path, tmp_path: Path):

@@ -194,11 +194,12 @@ def test_status_says_what_is_left_and_how_to_go_on(whole, tmp_path, says):
 
 
 def test_status_of_a_finished_study_and_of_none(whole, says, fails):
-    lines = says("status", str(whole)).splitlines()
-    assert len(lines) == 2
-    assert f"{CELLS} of {CELLS} lesions are done" in lines[0]
-    assert lines[1].startswith("Nobody writes it; run 1, of 20")
-    assert lines[1].endswith(", complete.")
+    first, *how, last = says("status", str(whole)).splitlines()
+    assert f"{CELLS} of {CELLS} lesions are done" in first
+    assert how[0] == "How:"
+    assert "synapse_knockout of conv5, fc8" in " ".join(how)
+    assert last.startswith("Nobody writes it; run 1, of 20")
+    assert last.endswith(", complete.")
     assert "nowhere" in fails("status", "nowhere")
 
 

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from decimal import Decimal
 
 import jax
@@ -364,11 +365,12 @@ def test_a_store_of_another_semantics_is_refused(path, monkeypatch):
         Asking(path)()
 
 
-def test_another_precision_is_refused(path, monkeypatch):
+def test_another_precision_is_refused(path):
     Asking(path)()
-    monkeypatch.setattr("jaxperturb.study.study.PRECISION", "bfloat16")
+    other = Asking(path)
+    other.study = replace(other.study, identity=replace(other.study.identity, precision="bfloat16"))
     with pytest.raises(StoreError, match="precision: float32 in the store, bfloat16 asked"):
-        Asking(path)()
+        other()
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 7])

@@ -17,6 +17,7 @@ from jaxperturb.engine.devices import local_devices
 from jaxperturb.engine.intact import intact_pass
 from jaxperturb.engine.lesions import Lesions
 from jaxperturb.engine.loop import Found, Loop, Tile, loop_of
+from jaxperturb.engine.mappings import make_room
 from jaxperturb.engine.measure import extras_for
 from jaxperturb.engine.methods import MEANING, Method, Wanted, method_of, wanted
 from jaxperturb.engine.plan import Cell, Work, plan
@@ -251,6 +252,7 @@ def _run_group(
         yield from (Part(cell, start, stop, intact.outcomes, 0, 0, "intact") for cell in job.work.intact)
         if not job.work.cells:
             continue
+        make_room()
         founds = _founds(setting, job, intact.tiles)
         if job.name not in settled:
             first = next(founds)
