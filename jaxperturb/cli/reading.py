@@ -31,12 +31,12 @@ def define_images_are(values: flags.FlagValues) -> None:
     )
 
 
-def define_format(values: flags.FlagValues) -> None:
-    """Adds ``--format``."""
+def define_format(values: flags.FlagValues, *forms: str) -> None:
+    """Adds ``--format``, by default of text, Markdown, LaTeX, JSON and CSV."""
     flags.DEFINE_enum(
         "format",
         "text",
-        ["text", "markdown", "latex", "json", "csv"],
+        list(forms or ("text", "markdown", "latex", "json", "csv")),
         "Form of the table; json and csv have every number in full.",
         flag_values=values,
     )

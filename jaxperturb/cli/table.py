@@ -1,5 +1,6 @@
 """``jaxperturb table OUT``: the tables of a study."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -33,9 +34,20 @@ def _define(values: flags.FlagValues) -> None:
         "each true class; images: which survive, to which level (default: layers; levels for what is no accuracy).",
         flag_values=values,
     )
+    flags.DEFINE_enum(
+        "rows",
+        None,
+        ["cells", "layers", "images"],
+        "Rows for other programs instead, each with what identifies it: cells: each lesion with its counts; layers: "
+        "each perturbation and layer; images: each image under each lesion.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "to", None, "File for these rows (default: standard output; parquet needs one).", flag_values=values
+    )
     define_measure(values)
     define_perturbation(values, "Of ranking and images: which (needed where there are several).")
-    define_format(values)
+    define_format(values, "text", "markdown", "latex", "json", "csv", "parquet")
     define_images_are(values)
     flags.DEFINE_float(
         "critical_drop",
@@ -63,6 +75,12 @@ def _run(values: flags.FlagValues, out: str) -> None:
     from jaxperturb.show.tables import summary_text
 
     results = load_results(out)
+    if values.rows is not None:
+        _give_rows(results, values)
+        return
+    for name, given in (("--to", values.to), ("--format=parquet", values.format == "parquet")):
+        if given:
+            raise UsageError(f"{name} is for rows; give --rows=cells, layers or images")
     accuracy = values.metric in (None, *ACCURACIES)
     what = values.of or ("layers" if accuracy else "levels")
     if not accuracy and what in ("layers", "ranking", "differences", "perturbations"):
@@ -77,6 +95,23 @@ def _run(values: flags.FlagValues, out: str) -> None:
     else:
         table = _table(results, what, values)
         print(formatted(table if values.format in ("json", "csv") else compacted(table), values.format))
+
+
+def _give_rows(results: "Results", values: flags.FlagValues) -> None:
+    """Prints rows for other programs, or writes them into a file."""
+    from jaxperturb.show.formats import formatted
+    from jaxperturb.show.records import FORMATS, records, write_records
+
+    form = values.format if values["format"].present else "csv"
+    if form not in FORMATS:
+        raise UsageError(f"--rows takes a --format of {', '.join(FORMATS)}, not {form}")
+    if form == "parquet" and values.to is None:
+        raise UsageError(f"parquet needs a file; give --to={values.rows}.parquet")
+    found = records(results, values.rows, values.metric)
+    if values.to is None:
+        print(formatted(found, form))
+    else:
+        write_records(found, form, Path(values.to))
 
 
 def _table(results: "Results", what: str, values: flags.FlagValues) -> "pd.DataFrame":
@@ -114,6 +149,7 @@ COMMAND = Command(
             "share of faults that cost more than a point, at 99 %",
             "table runs/faults --metric=critical --critical_drop=0.01 --confidence=0.99",
         ),
+        ("every lesion, for pandas or R", "table runs/alexnet-digits --rows=cells --format=parquet --to=cells.parquet"),
         ("which images survive", "table runs/alexnet-digits --of=images --perturbation=node_knockout --format=csv"),
     ),
     define=_define,
