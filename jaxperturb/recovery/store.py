@@ -220,22 +220,30 @@ def open_recovery(path: Path | None, asked: Experiment) -> RecoveryStore:
         path.touch()
         with sqlite_errors(str(path)):
             store = _prepared(connect_writer(path), str(path), lease)
-        if not fresh and store._rows("SELECT 1 FROM recovery"):
-            stored = store.experiment()
-            if found := differences(stored, asked):
-                raise StoreError(
-                    f"{path} holds another recovery ({'; '.join(found)}); choose another folder, or ask for what is "
-                    "there"
-                )
-            asked = asked.merged(stored)
-        store.write_experiment(asked)
     except OSError as error:
         lease.release()
         raise OutputError(f"{path} cannot be written: {error.strerror or error}; choose another folder") from error
     except BaseException:
         lease.release()
         raise
+    try:
+        store.write_experiment(asked if fresh else _extended(store, asked))
+    except BaseException:
+        store.close()
+        raise
     return store
+
+
+def _extended(store: RecoveryStore, asked: Experiment) -> Experiment:
+    """What is asked together with what a store was asked before, or refuses to add another recovery to it."""
+    if not store._rows("SELECT 1 FROM recovery"):
+        return asked
+    stored = store.experiment()
+    if found := differences(stored, asked):
+        raise StoreError(
+            f"{store.name} holds another recovery ({'; '.join(found)}); choose another folder, or ask for what is there"
+        )
+    return asked.merged(stored)
 
 
 def read_recovery(path: Path) -> RecoveryStore:
@@ -254,7 +262,11 @@ def read_recovery(path: Path) -> RecoveryStore:
         connection = connect_reader(file)
         if connection is None:
             raise StoreInUseError(f"{file} is in the middle of a write of another run; ask again")
-        _check_kind(connection, str(file))
+        try:
+            _check_kind(connection, str(file))
+        except BaseException:
+            connection.close()
+            raise
     return RecoveryStore(connection, str(file))
 
 
