@@ -11,6 +11,7 @@ from typing import Any
 import optax
 import pandas as pd
 
+from jaxperturb.api.callbacks import in_turn
 from jaxperturb.api.inputs import (
     DataLike,
     NetworkLike,
@@ -183,9 +184,9 @@ def recover(
             saving = partial(_save, folder / NETWORKS) if save_networks and folder is not None else None
             listening = replace(
                 job,
-                on_steps=_all(on_steps, None if bar is None else bar.advance),
-                on_point=_all(on_point),
-                on_network=_all(on_network, saving),
+                on_steps=in_turn(on_steps, None if bar is None else bar.advance),
+                on_point=in_turn(on_point),
+                on_network=in_turn(on_network, saving),
             )
             run_recovery(listening, store)
         return recovery_of(store, folder)
@@ -302,19 +303,6 @@ def _name(images: PreparedImages) -> str:
 
 def _save(folder: Path, arm: Arm, network: Network) -> None:
     """Writes a trained network; one that a run left that was stopped here is written again."""
-    path = (
-        folder / f"{arm.target.replace('/', '.').replace(':', '-') or 'intact'}-{arm.lesion}-draw{arm.draw}.safetensors"
-    )
+    path = folder / f"{arm.file_name}.safetensors"
     path.unlink(missing_ok=True)
     export_network(network, path, remark=f"trained after damage: {arm.target or 'none'}, {arm.lesion}, draw {arm.draw}")
-
-
-def _all(*calls: Callable[..., object] | None) -> Callable[..., None]:
-    """Returns a function that makes several calls one after another."""
-    own = [call for call in calls if call is not None]
-
-    def call_all(*values: Any) -> None:
-        for call in own:
-            call(*values)
-
-    return call_all

@@ -6,8 +6,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
+from jaxperturb.api.callbacks import in_turn
 from jaxperturb.api.inputs import DataLike, Levels, NetworkLike, Perturbations, asked_of, check_count, fitted, grids_of
 from jaxperturb.api.outputs import CONFIG_NAME, given_names, output_folder, write_config, write_outputs
 from jaxperturb.api.workers import naming_workers, workers_of
@@ -176,9 +176,9 @@ def sweep(
             run=computing.run(job.tile, workers.run if workers else engine.run),
             evaluate=job.evaluate(workers),
             pace=functools.partial(job.pace, workers) if progress else lambda: None,
-            on_start=_all(on_start, None if bar is None else naming_workers(bar.start, workers)),
+            on_start=in_turn(on_start, None if bar is None else naming_workers(bar.start, workers)),
             on_look=None if bar is None else naming_workers(bar.start, workers),
-            on_part=_all(on_part, None if bar is None else bar.advance),
+            on_part=in_turn(on_part, None if bar is None else bar.advance),
         )
         results = results_of(store)
     if folder is None:
@@ -278,14 +278,3 @@ def _check_recorded(study: Study, recorded: Mapping[str, object]) -> None:
                 f"the study to repeat has {name} with the fingerprint {str(expected)[:12]}, but these have {own[:12]}; "
                 f"give the same {name}, or leave --config out"
             )
-
-
-def _all(*calls: Callable[[Any], object] | None) -> Callable[[Any], None] | None:
-    """Returns a function that makes several calls one after another, None where there are none."""
-    own = [call for call in calls if call]
-
-    def call_all(value: Any) -> None:
-        for call in own:
-            call(value)
-
-    return call_all if own else None

@@ -1,5 +1,6 @@
 """Rows for other programs: each says by itself what it is of, so that those of several studies can be put together."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,6 +8,7 @@ import pandas as pd
 
 from jaxperturb.errors import OutputError
 from jaxperturb.show.formats import formatted
+from jaxperturb.show.outcomes import reading
 
 if TYPE_CHECKING:
     from jaxperturb.show.results import Results
@@ -37,7 +39,8 @@ def records(results: "Results", kind: str, metric: str | None = None) -> pd.Data
         case "layers":
             table = results.summary(metric)
         case _:
-            table = _images(results)
+            with reading(results.source) as store:  # opened once for all cells
+                table = _images(replace(results, source=store))
     study = results.study
     same = {
         "network": study.network,
