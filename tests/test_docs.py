@@ -81,6 +81,7 @@ def test_a_block_is_run_or_says_why_not(page: str, block: Block):
         assert block.reason.startswith(REASONS), f"expected a reason that begins with one of {REASONS}"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("page", [page for page in PAGES if any(block.language in RUN for block in page_blocks(page))])
 def test_a_page_runs_from_top_to_bottom(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -80,6 +80,7 @@ def test_a_notebook_runs_offline(name: str, tmp_path: Path, monkeypatch: pytest.
     assert all(len(picture) > 5000 for picture in pictures(done))
 
 
+@pytest.mark.once
 def test_the_method_runs_on_photographs(photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CIFAR10_DIR", str(photographs / "tfds"))
     imports, *others = code("method")

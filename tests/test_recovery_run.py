@@ -1,8 +1,12 @@
 """Whole recoveries of a small network: what is measured, stored, continued after a kill, and refused."""
 
 import sqlite3
+import subprocess
+import sys
+import time
 from contextlib import closing
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -145,10 +149,49 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(whole, tmp_path, monkeyp
     recover(**SMALL, lesion="held,free", out=tmp_path, save_networks=True)
     folder, _ = whole
     assert rows(tmp_path) == rows(folder)
-    for path in (folder / "networks").iterdir():
-        same = [jp.load_network(where, lambda: NETWORK).params for where in (path, tmp_path / "networks" / path.name)]
-        assert fingerprint(same[0]) == fingerprint(same[1])
+    same_networks(tmp_path, folder)
     assert not list((tmp_path / "checkpoints").glob("*/*")), "states of finished trainings are removed"
+
+
+# The recovery of `whole` in a process of its own, slow enough to be killed, and with its state kept at each evaluation.
+SLOW = """
+import sys, time
+from functools import partial
+import test_recovery_run as own
+own.calls.Job = partial(own.Job, checkpoint_seconds=0.0)
+pause = lambda steps: time.sleep(0.1)
+own.recover(**own.SMALL, lesion="held,free", out=sys.argv[1], on_steps=pause, save_networks=True)
+"""
+
+
+def test_a_killed_run_ends_with_the_same_bits(whole, tmp_path):
+    folder, _ = whole
+    expected = rows(folder)
+    store, total = tmp_path / "recovery.sqlite", len(expected["point"])
+    for share in (0.3, 0.7):
+        process = subprocess.Popen([sys.executable, "-c", SLOW, str(tmp_path)], cwd=Path(__file__).parent)
+        while process.poll() is None and not (store.exists() and stored_points(store) >= share * total):
+            time.sleep(0.01)
+        process.kill()
+        assert process.wait() == -9, "it ended before it was killed"
+        assert stored_points(store) < total
+    recover(**SMALL, lesion="held,free", out=tmp_path, save_networks=True)
+    assert rows(tmp_path) == expected
+    same_networks(tmp_path, folder)
+
+
+def same_networks(folder, expected):
+    for path in (expected / "networks").iterdir():
+        same = [jp.load_network(where, lambda: NETWORK).params for where in (path, folder / "networks" / path.name)]
+        assert fingerprint(same[0]) == fingerprint(same[1])
+
+
+def stored_points(store):
+    try:
+        with closing(sqlite3.connect(store)) as connection:
+            return connection.execute("SELECT count(*) FROM point").fetchone()[0]
+    except sqlite3.OperationalError:  # not made yet
+        return 0
 
 
 def test_a_finished_run_computes_nothing_and_more_draws_extend_it(whole, tmp_path):

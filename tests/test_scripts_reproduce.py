@@ -135,6 +135,7 @@ def run(out, *flags):
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.once
 def test_a_small_run_on_the_digits_writes_everything_and_repeats_itself(tmp_path):
     out = tmp_path / "out"
     done = run(out, "--images=40", "--draws=2")
