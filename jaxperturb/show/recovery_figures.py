@@ -73,6 +73,9 @@ def share_figure(recovery: Recovery) -> Figure:
             capsize=2,
             error_kw={"linewidth": 0.8, "ecolor": INK},
         )
+    for place, target in enumerate(targets):
+        if summary.loc[summary["target"] == target, "share"].isna().all():
+            axes.text(place, 0.02, "less than 1 point lost", ha="center", rotation=90, color=INK, fontsize=SMALL)
     axes.set_xticks(range(len(targets)), targets)
     axes.set_ylabel("share of the lost accuracy that came back")
     axes.set_ylim(min(0.0, float(np.nanmin([*summary["share"], 0.0])) - 0.1), 1.25)
@@ -81,7 +84,7 @@ def share_figure(recovery: Recovery) -> Figure:
     plain_axes(axes)
     title = f"{recovery.experiment.network}: recovery after {_damage(recovery)}"
     set_titles(axes, title, f"{_sample(recovery)}; bars cut at 125 %")
-    axes.legend(frameon=False, fontsize=SMALL, loc="upper right", ncols=2)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), frameon=False, fontsize=SMALL)
     return figure
 
 
