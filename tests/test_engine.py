@@ -12,7 +12,7 @@ import pytest
 from jaxperturb.data import from_arrays
 from jaxperturb.data.prepared import prepare
 from jaxperturb.engine.cut import cut
-from jaxperturb.engine.plan import Cell, cells_of, plan
+from jaxperturb.engine.plan import INTACT, Cell, cells_of, plan
 from jaxperturb.engine.programs import PLANES, first_classes, planes
 from jaxperturb.engine.run import evaluate_network, run
 from jaxperturb.engine.stages import stage
@@ -183,6 +183,17 @@ def test_plain_evaluation(network, images, parts):
     np.testing.assert_array_equal(
         evaluate_network(network, images, batch_size=64), outcomes(parts)[Cell("resample", "fc3", Decimal(0), 0)]
     )
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_the_intact_network_is_computed_where_it_is_asked_for(network, images, others):
+    options = {"done": None if others else lambda cell, start, stop: cell != INTACT, "batch_size": 512}
+    found = study(network, images, "gaussian_noise", targets=["fc4"], intact=True, **options)
+    intact = [part for part in found if part.cell == INTACT]
+    assert (len(found) > len(intact)) == others
+    assert [(part.start, part.stop) for part in intact] == [(0, 512), (512, 700)]  # whole tiles
+    planes = np.concatenate([part.outcomes for part in intact], axis=1)
+    np.testing.assert_array_equal(planes, evaluate_network(network, images, batch_size=64))
 
 
 @pytest.mark.parametrize("layer", ["conv1", "conv2", "fc3", "fc4"])

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from sample_study import RECORD, image_rows, make_cell, make_curve, make_part, make_study
 
+from jaxperturb.engine.plan import INTACT
 from jaxperturb.errors import PerturbationError, StoreError, StudyError
 from jaxperturb.show.results import load_results, results_of
-from jaxperturb.study.store import INTACT, create_store
+from jaxperturb.study.store import create_store
 
 COLUMNS = (
     "perturbation target level level_text draw seed images top1 top5 same1 same5 nonfinite selected changed shortcut"

@@ -52,10 +52,10 @@ def right(cell, seed=0):
 
 
 def bernoulli_engine(calls, data_seed=0):
-    def run(network, images, asked, levels, targets, draws, seed, *, batch_size, done, on_event):
+    def run(network, images, asked, levels, targets, draws, seed, *, batch_size, done, intact, on_event):
         for start in range(0, len(images), batch_size):
             stop = min(start + batch_size, len(images))
-            for item in plan(asked, levels, targets, draws):
+            for item in plan(asked, levels, targets, draws, intact=intact):
                 for cell in (*item.intact, *item.cells):
                     if not done(cell, start, stop):
                         calls.append((cell, start, stop))

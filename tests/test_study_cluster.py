@@ -17,6 +17,7 @@ import pytest
 from jaxperturb.api.workers import workers_of
 from jaxperturb.data import from_arrays
 from jaxperturb.data.prepared import prepare
+from jaxperturb.engine.plan import INTACT
 from jaxperturb.engine.run import evaluate_network, run
 from jaxperturb.engine.tiling import Tiling
 from jaxperturb.errors import ClusterError, EngineError, ImageError, StudyError
@@ -199,6 +200,16 @@ def test_the_intact_network_alone(network, images):
     with cluster_of(LocalPool(2)) as cluster:
         found = cluster.evaluate(network, images, batch_size=16, tile=TILE)
     np.testing.assert_array_equal(found, evaluate_network(network, images, batch_size=16, tile=TILE))
+
+
+def test_the_intact_network_beside_lesions(network, images, expected):
+    with cluster_of(LocalPool(2)) as cluster:
+        found = collected(asked(cluster.run, network, images, intact=True))
+        alone = list(asked(cluster.run, network, images, intact=True, done=lambda cell, *_: cell != INTACT))
+    assert found == expected | collected(alone)
+    assert {part.cell for part in alone} == {INTACT}
+    outcomes = np.concatenate([part.outcomes for part in sorted(alone, key=lambda part: part.start)], axis=1)
+    np.testing.assert_array_equal(outcomes, evaluate_network(network, images, batch_size=16, tile=TILE))
 
 
 def test_images_that_cannot_be_read_are_told_before_their_parts(network, images):

@@ -14,7 +14,7 @@ import pytest
 from jaxperturb.data import from_arrays
 from jaxperturb.data.prepared import prepare
 from jaxperturb.engine import run as engine
-from jaxperturb.engine.plan import plan
+from jaxperturb.engine.plan import INTACT, plan
 from jaxperturb.engine.run import Part
 from jaxperturb.errors import StoreError, StudyError
 from jaxperturb.networks.network import Network
@@ -56,10 +56,10 @@ def make_dataset(seed=0, changed=None):
 def fake_engine(calls):
     """An engine whose outcomes are a pure function of the cell and the image, and which records what it computes."""
 
-    def run(network, images, asked, levels, targets, draws, seed, *, batch_size, done, on_event):
+    def run(network, images, asked, levels, targets, draws, seed, *, batch_size, done, intact, on_event):
         for start in range(0, len(images), batch_size):
             stop = min(start + batch_size, len(images))
-            for item in plan(asked, levels, targets, draws):
+            for item in plan(asked, levels, targets, draws, intact=intact):
                 for cell in (*item.intact, *item.cells):
                     if not done(cell, start, stop):
                         calls.append((cell, start, stop))
@@ -274,16 +274,11 @@ def test_callbacks_get_what_is_computed(path):
 
 
 def test_the_intact_network_is_evaluated_once_where_no_level_stands_for_it(path):
-    evaluated = []
-
-    def evaluate(network, images, *, batch_size):
-        evaluated.append(len(images))
-        return np.ones((5, len(images)), bool)
-
-    for _ in range(2):
-        Asking(path, levels="0.5", evaluate=evaluate)()
-    Asking(path, levels="0,0.5", evaluate=evaluate)()
-    assert evaluated == [IMAGES]
+    first, again, wider = (Asking(path, levels=levels) for levels in ("0.5", "0.5", "0,0.5"))
+    blocks = [(INTACT, start, min(start + 128, IMAGES)) for start in range(0, IMAGES, 128)]
+    for asking, expected in ((first, blocks), (again, []), (wider, [])):
+        asking()
+        assert [call for call in asking.calls if call[0] == INTACT] == expected
     assert query(path, "SELECT COUNT(*) FROM cells WHERE shortcut = 'intact'") == [(2,)]  # those of level 0
 
 

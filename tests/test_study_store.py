@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from sample_study import RECORD, image_rows, make_cell, make_part, make_study
 
+from jaxperturb.engine.plan import INTACT
 from jaxperturb.errors import OutputError, StoreError, StoreInUseError
 from jaxperturb.study import contents, schema
 from jaxperturb.study import store as store_module
 from jaxperturb.study.rows import key_of
-from jaxperturb.study.store import INTACT, claim_store, create_store, open_store
+from jaxperturb.study.store import claim_store, create_store, open_store
 
 STORES = Path(__file__).parent / "stores"
 

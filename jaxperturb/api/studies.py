@@ -174,7 +174,6 @@ def sweep(
             batch_size=batch_size,
             shard=share,
             run=computing.run(job.tile, workers.run if workers else engine.run),
-            evaluate=job.evaluate(workers),
             pace=functools.partial(job.pace, workers) if progress else lambda: None,
             on_start=in_turn(on_start, None if bar is None else naming_workers(bar.start, workers)),
             on_look=None if bar is None else naming_workers(bar.start, workers),

@@ -1,7 +1,7 @@
 """What there is to compute: the cells of a study."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from jaxperturb.perturb.catalogue import Asked
@@ -24,6 +24,9 @@ class Cell:
     draw: int
 
 
+INTACT = Cell("", "", Decimal(0), 0)  # the network by itself, where no cell of a study is undamaged
+
+
 @dataclass(frozen=True)
 class Work:
     """The cells of one perturbation and target that are computed, one after another.
@@ -42,7 +45,12 @@ class Work:
 
 
 def plan(
-    asked: Sequence[Asked], levels: Mapping[str, Sequence[Decimal]], targets: Sequence[str], draws: int
+    asked: Sequence[Asked],
+    levels: Mapping[str, Sequence[Decimal]],
+    targets: Sequence[str],
+    draws: int,
+    *,
+    intact: bool = False,
 ) -> tuple[Work, ...]:
     """Returns the work of a study, targets outermost, so that a target's cut is made once.
 
@@ -53,8 +61,12 @@ def plan(
         levels: of each, by its text.
         targets: their texts.
         draws: number of draws.
+        intact: whether `INTACT` is among the first one's cells.
     """
-    return tuple(_work(item, target, levels[item.text], draws) for target in targets for item in asked)
+    work = [_work(item, target, levels[item.text], draws) for target in targets for item in asked]
+    if intact:
+        work[0] = replace(work[0], intact=(INTACT, *work[0].intact))
+    return tuple(work)
 
 
 def cells_of(work: Sequence[Work], draws: int) -> int:

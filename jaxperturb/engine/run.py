@@ -89,6 +89,7 @@ def run(
     precision: str = "float32",
     memory_gb: float | int | None = None,
     devices: int | None = None,
+    intact: bool = False,
     on_event: Event | None = None,
 ) -> Iterator[Part]:
     """Yields the parts of a study as they are finished, images outermost.
@@ -108,6 +109,7 @@ def run(
         memory_gb: what the process, or on an accelerator the device, may take, in GiB; None for half of what is free.
             It changes no count.
         devices: how many of this machine's are used at most; None for all. It changes no count.
+        intact: whether the network as it is, the cell `jaxperturb.engine.plan.INTACT`, is computed too.
         on_event: called with the kind and the text of what should be known of the run: ``method``, ``fallback``,
             ``memory``.
 
@@ -122,7 +124,7 @@ def run(
         devices=local_devices(devices),
     )
     extras = {item.text: extras_for(network, images, item, targets) for item in asked}
-    work = plan(asked, levels, targets, draws)
+    work = plan(asked, levels, targets, draws, intact=intact)
     jobs = [_job(setting, item, Lesions.of(network, item.asked, item.target, extras[item.asked.text])) for item in work]
     size, room = _sizes(setting, images, batch_size, memory_gb)
     total = len(images.labels)

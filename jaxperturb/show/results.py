@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int
 
-from jaxperturb.engine.plan import Cell
+from jaxperturb.engine.plan import INTACT, Cell
 from jaxperturb.engine.run import PLANES
 from jaxperturb.errors import PerturbationError, StoreError, did_you_mean
 from jaxperturb.levels import LevelLike, as_level, format_level
@@ -21,7 +21,7 @@ from jaxperturb.show.outcomes import CurveOutcomes, read_curve, reading
 from jaxperturb.stats.balance import balanced_accuracy, class_weights
 from jaxperturb.stats.curves import LevelCurve, chance_level
 from jaxperturb.stats.intervals import CONFIDENCE
-from jaxperturb.study.store import INTACT, CellCounts, Store, open_store
+from jaxperturb.study.store import CellCounts, Store, open_store
 from jaxperturb.study.study import METRICS, Curve, Study, check_metric
 
 if TYPE_CHECKING:

@@ -18,14 +18,13 @@ from typing import Any
 import jax
 
 from jaxperturb.data.prepared import PreparedImages
-from jaxperturb.engine.plan import plan
+from jaxperturb.engine.plan import INTACT, plan
 from jaxperturb.engine.run import Part, tiling
 from jaxperturb.engine.tiling import block_size
 from jaxperturb.errors import ClusterError, EngineError
 from jaxperturb.networks.network import Network
 from jaxperturb.perturb.asked import Asked
 from jaxperturb.study.admission import check_inputs, check_programs, own_programs
-from jaxperturb.study.contents import INTACT
 from jaxperturb.study.cost import costs
 from jaxperturb.study.exchange import Inputs, Job, Place, Programs, Report
 from jaxperturb.study.pool import Pool, WorkerLostError
@@ -121,6 +120,7 @@ class Cluster:
         *,
         batch_size: int,
         done: Callable[[Any, int, int], bool] | None = None,
+        intact: bool = False,
         on_event: Callable[[str, str], None] | None = None,
         **options: Any,
     ) -> Iterator[Part]:
@@ -134,7 +134,7 @@ class Cluster:
         tile = options.get("tile") or tiling(network, images.image_shape)
         size, total = block_size(batch_size, tile.large), len(images)
         tasks = tasks_of(
-            plan(asked, levels, targets, draws),
+            plan(asked, levels, targets, draws, intact=intact),
             [(start, min(start + size, total)) for start in range(0, total, size)],
             lambda cell, start, stop: done is None or not done(cell, start, stop),
             costs(network, images.image_shape, targets),

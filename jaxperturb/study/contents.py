@@ -17,7 +17,6 @@ from absl import logging
 from jaxperturb.engine.plan import Cell
 from jaxperturb.engine.run import PLANES, Part
 from jaxperturb.errors import OutputError, StoreError, StoreInUseError, StudyError
-from jaxperturb.levels import as_level
 from jaxperturb.study.database import sqlite_errors
 from jaxperturb.study.lease import Lease
 from jaxperturb.study.rows import (
@@ -38,7 +37,6 @@ from jaxperturb.study.study import Study
 from jaxperturb.types import Outcomes
 
 COMMIT_SECONDS = 10.0
-INTACT = Cell("", "", as_level(0), 0)  # the network by itself, kept where no cell of a study is undamaged
 
 
 class Store:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from jaxperturb.engine.plan import Cell
+from jaxperturb.engine.plan import INTACT, Cell
 from jaxperturb.engine.run import PLANES
 from jaxperturb.errors import StudyError
 from jaxperturb.levels import as_level
@@ -20,7 +20,7 @@ from jaxperturb.stats.planning import second_design
 from jaxperturb.study.extend import merge
 from jaxperturb.study.goal import IMAGE_STEP, Goal, Look, joined_looks
 from jaxperturb.study.planned import Shard, images_of, planned_cells, share, undecided
-from jaxperturb.study.store import INTACT, Store
+from jaxperturb.study.store import Store
 from jaxperturb.study.study import Curve, Study
 
 _PLANE = {"top1": "top1", "top5": "top5", "balanced": "top1"}

@@ -10,7 +10,6 @@ from jaxperturb.engine.run import Part
 from jaxperturb.study.goal import range_text
 from jaxperturb.study.planned import images_of, work
 from jaxperturb.study.runner import Start
-from jaxperturb.study.store import INTACT
 from jaxperturb.study.study import Study
 
 _FORM = "{percentage:3.0f}% |{bar}| {desc}, {remaining} left"
@@ -55,7 +54,7 @@ class Progress:
 
     def advance(self, part: Part) -> None:
         """Moves the bar by a part: a lesion's share of the images."""
-        if self._bar is None or self._start is None or part.cell == INTACT:
+        if self._bar is None or self._start is None:
             return
         images = part.stop - part.start
         self._lesions += images / images_of(self._start.study, part.cell)

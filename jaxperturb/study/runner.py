@@ -12,7 +12,7 @@ from absl import logging
 
 from jaxperturb.data.prepared import PreparedImages
 from jaxperturb.engine import run as engine
-from jaxperturb.engine.plan import Cell
+from jaxperturb.engine.plan import INTACT, Cell
 from jaxperturb.engine.run import Part
 from jaxperturb.errors import StoreError
 from jaxperturb.networks.network import Network
@@ -25,7 +25,7 @@ from jaxperturb.study.looks import record as record_looks
 from jaxperturb.study.methods import METHOD, methods_of
 from jaxperturb.study.planned import Shard, images_of, undecided, work
 from jaxperturb.study.provenance import changes, describe_run, device_text
-from jaxperturb.study.store import INTACT, RunRecord, Store, claim_store, create_store, open_store
+from jaxperturb.study.store import RunRecord, Store, claim_store, create_store, open_store
 from jaxperturb.study.study import Study
 from jaxperturb.types import Outcomes
 
@@ -136,7 +136,6 @@ def run_study(
     on_look: Callable[[Start], None] | None = None,
     on_part: Callable[[Part], None] | None = None,
     run: Callable[..., Iterator[Part]] = engine.run,
-    evaluate: Callable[..., Outcomes] = engine.evaluate_network,
 ) -> None:
     """Computes what the store does not hold yet. Whatever ends it, what was computed is stored.
 
@@ -152,9 +151,8 @@ def run_study(
         pace: measures seconds per multiplication, or returns None.
         on_start: called once, before anything is computed.
         on_look: called once more where a study chooses its draws and images, when they are known.
-        on_part: called with each part after it was handed to the store.
+        on_part: called with each part of a lesion after it was handed to the store.
         run: the engine.
-        evaluate: the engine's pass of the intact network alone.
     """
     study = decided(study, store)
     record = describe_run(study, batch_size, shard)
@@ -167,7 +165,7 @@ def run_study(
         store.add_event(number, "environment", remark)
     logging.info("run %d: %d cells to compute, %d evaluations", number, start.cells, start.evaluations)
 
-    task = _Task(number, store, network, images, asked, levels, batch_size, shard, on_part, run, evaluate)
+    task = _Task(number, store, network, images, asked, levels, batch_size, shard, on_part, run)
     try:
         record_looks(study, store)
         task.compute(study)
@@ -202,29 +200,28 @@ class _Task:
     shard: Shard | None
     on_part: Callable[[Part], None] | None
     run: Callable[..., Iterator[Part]]
-    evaluate: Callable[..., Outcomes]
 
     def compute(self, study: Study) -> None:
         """Computes what is known to be needed, and not stored."""
         own = own_cells(study, self.shard)
         images = _needed_images(study, self.images, own)
-        if _needs_intact(study, self.store, len(images)):
-            outcomes = self.evaluate(self.network, images, batch_size=self.batch_size)
-            self.store.add(self.number, Part(INTACT, 0, len(images), outcomes, 0, 0, "intact"))
-        if missing_images(study, self.store, own):
-            _store_parts(_within(study, self._parts(study, own, images)), self.store, self.number, self.on_part)
+        intact = _needs_intact(study, self.store, len(images))
+        if intact or missing_images(study, self.store, own):
+            parts = _within(study, self._parts(study, own, images, intact))
+            _store_parts(parts, self.store, self.number, self.on_part)
 
-    def _parts(self, study: Study, own: Sequence[Cell], images: PreparedImages) -> Iterator[Part]:
+    def _parts(self, study: Study, own: Sequence[Cell], images: PreparedImages, intact: bool) -> Iterator[Part]:
         return self.run(
             self.network,
             images,
             self.asked,
             self.levels,
             study.targets,
-            max(cell.draw for cell in own) + 1,
+            max((cell.draw for cell in own), default=0) + 1,
             study.identity.seed,
             batch_size=self.batch_size if study.goal is None else min(self.batch_size, IMAGE_STEP),
-            done=_is_done(study, self.store, own),
+            done=_is_done(self.store, {cell: images_of(study, cell) for cell in own} | {INTACT: len(images)}),
+            intact=intact,
             on_event=lambda kind, text: _note(self.store, self.number, kind, text),
         )
 
@@ -237,9 +234,13 @@ def _needed_images(study: Study, images: PreparedImages, own: Sequence[Cell]) ->
     return replace(images.first(most), on_skip=images.on_skip)
 
 
-def _is_done(study: Study, store: Store, own: Sequence[Cell]) -> Callable[[Cell, int, int], bool]:
-    """Returns what tells the engine that images of a cell are there already, or are not to be computed."""
-    needed = {cell: images_of(study, cell) for cell in own}
+def _is_done(store: Store, needed: Mapping[Cell, int]) -> Callable[[Cell, int, int], bool]:
+    """Returns what tells the engine that images of a cell are there already, or are not to be computed.
+
+    Args:
+        store: of the study.
+        needed: images of each cell.
+    """
 
     def done(cell: Cell, first: int, last: int) -> bool:
         most = needed.get(cell, 0)
@@ -252,7 +253,7 @@ def _within(study: Study, parts: Iterator[Part]) -> Iterator[Part]:
     """Yields parts without the images that a block has beyond those that a cell needs."""
     with closing(parts):  # type: ignore[type-var]  # a generator, or any iterator that can be closed
         for part in parts:
-            stop = min(part.stop, images_of(study, part.cell))
+            stop = part.stop if part.cell == INTACT else min(part.stop, images_of(study, part.cell))
             yield (
                 part if stop == part.stop else replace(part, stop=stop, outcomes=part.outcomes[:, : stop - part.start])
             )
@@ -306,5 +307,5 @@ def _store_parts(parts: Iterator[Part], store: Store, number: int, on_part: Call
     with closing(parts):  # type: ignore[type-var]  # a generator, or any iterator that can be closed
         for part in parts:
             store.add(number, part)
-            if on_part:
+            if on_part and part.cell != INTACT:
                 on_part(part)

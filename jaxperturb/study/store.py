@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxperturb.errors import OutputError, StoreError, StoreInUseError
-from jaxperturb.study.contents import INTACT, Store
+from jaxperturb.study.contents import Store
 from jaxperturb.study.database import (
     check_header,
     connect,
@@ -24,7 +24,7 @@ from jaxperturb.study.rows import CellCounts, RunRecord, StoredRun, insert_image
 from jaxperturb.study.schema import MIGRATIONS, migrate, now, version_of
 from jaxperturb.study.study import Study
 
-__all__ = ["INTACT", "CellCounts", "RunRecord", "Store", "StoredRun", "claim_store", "create_store", "open_store"]
+__all__ = ["CellCounts", "RunRecord", "Store", "StoredRun", "claim_store", "create_store", "open_store"]
 
 
 def create_store(path: Path | None, study: Study, images: Sequence[tuple[int, str, int]]) -> Store:

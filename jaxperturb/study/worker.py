@@ -110,11 +110,11 @@ class Worker:
         self._held.skipped.append((place, reason))
 
     def _begin(self, task: "Task") -> Iterator["Part"]:
+        from jaxperturb.engine.plan import INTACT
         from jaxperturb.engine.run import Part, evaluate_network, run
-        from jaxperturb.study.contents import INTACT
 
         held, job, wanted = self._held, self._held.job, frozenset(task.cells)
-        if wanted == {INTACT}:
+        if not job.asked:
             own = {name: value for name, value in job.options.items() if name in ("tile", "precision")}
             outcomes = evaluate_network(held.network, held.images, batch_size=job.batch_size, **own)
             return iter([Part(INTACT, task.start, task.stop, outcomes, 0, 0, "intact")])
@@ -123,7 +123,7 @@ class Worker:
             return cell not in wanted or start < task.start or stop > task.stop
 
         # All targets: what is measured on images is measured for them together. Perturbations are measured alone.
-        used = {cell.perturbation for cell in task.cells}
+        used = {cell.perturbation for cell in task.cells if cell != INTACT} or {job.asked[0].text}
         return run(
             held.network,
             held.images,
@@ -134,6 +134,7 @@ class Worker:
             job.seed,
             batch_size=job.batch_size,
             done=done,
+            intact=INTACT in wanted,
             on_event=lambda kind, text: held.events.append((kind, text)),
             **_options(job.options, self._memory_gb),
         )
