@@ -8,8 +8,13 @@ import pytest
 from jax import lax
 from scipy import ndimage, signal
 
+from jaxperturb.engine.programs import Shape, pair_of
 from jaxperturb.engine.rewrite import Convolution, Rewrites, replacement, rewrites
+from jaxperturb.engine.tiling import Tiling
 from jaxperturb.errors import StudyError
+from jaxperturb.networks.alexnet import AlexNet
+from jaxperturb.networks.network import specification
+from jaxperturb.networks.vgg import VGG
 
 ALL = Rewrites("all", slices=True)
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -200,3 +205,16 @@ def test_the_rule_by_shape(images, kernel, stride, faster):
     assert (replacement(equation, Rewrites("faster")) is not None) == faster
     assert replacement(equation, Rewrites()) is None
     assert replacement(equation, Rewrites(slices=True)) is None
+
+
+@pytest.mark.parametrize("module", [AlexNet(), VGG(batch_norm=False)], ids=["alexnet", "vgg16"])
+@pytest.mark.parametrize("rules", [Rewrites("faster", slices=True), ALL], ids=["faster", "all"])
+def test_convolutions_run_at_the_small_size_and_dense_layers_at_the_large_one(module, rules):
+    """A replacement that hung on the number of images would make two programs of one network, which cannot be split."""
+    images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    params = jax.eval_shape(module.init, jax.random.key(0), images)
+    both = pair_of(Shape(module.apply, specification(params), images.shape[1:], Tiling(16, 128, rewrites=rules)))
+    assert (both.small.program.batch, both.large.program.batch) == (16, 128)
+    late = {equation.primitive.name for equation in both.small.program.equations[both.split :]}
+    assert "dot_general" in late
+    assert not late & {"conv_general_dilated", "reduce_window_max"}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from jaxperturb.engine.winograd import Kernel, Outputs, Padding, Transformed, Winograd
+from jaxperturb.engine.winograd import TILE, Kernel, Outputs, Padding, Transformed, Winograd
 from jaxperturb.types import AnyArray, Images
 
 
@@ -31,15 +31,20 @@ class Folded:
 
     @classmethod
     def of(
-        cls, images: tuple[int, int, int], kernel: tuple[int, int, int, int], stride: int, padding: Padding
+        cls,
+        images: tuple[int, int, int],
+        kernel: tuple[int, int, int, int],
+        stride: int,
+        padding: Padding,
+        tile: int = TILE,
     ) -> "Folded":
-        """Returns the convolution of images (height, width, c) with a kernel (r, r, c, k)."""
+        """Returns the convolution of images (height, width, c) with a kernel (r, r, c, k), for so many at a time."""
         size = folded_size(kernel[0], stride)
         height, width = (
             (length + sum(pair) - kernel[0]) // stride + size for length, pair in zip(images[:2], padding, strict=True)
         )
         channels = images[2] * stride**2
-        inner = Winograd.of((height, width, channels), (size, size, channels, kernel[3]), ((0, 0), (0, 0)))
+        inner = Winograd.of((height, width, channels), (size, size, channels, kernel[3]), ((0, 0), (0, 0)), tile)
         return cls(inner, stride, padding)
 
     def __call__(self, images: Images, kernel: Kernel) -> Outputs:

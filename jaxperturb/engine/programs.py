@@ -50,9 +50,9 @@ def pair_of(shape: Shape) -> Pair:
 
 
 def _steps(shape: Shape, batch: int) -> Steps:
-    rules = shape.tiling.rewrites
+    rules, tile = shape.tiling.rewrites, shape.tiling.small
     program = trace(shape.apply, shapes_of(*shape.spec), shape.image_shape, batch)
-    return steps_of(program, lambda equation: replacement(equation, rules))
+    return steps_of(program, lambda equation: replacement(equation, rules, tile))
 
 
 # What follows is kept by the pair itself, not by the shape: variables of two traces must never meet.

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxperturb.engine.folding import Folded, folded_size
 from jaxperturb.engine.pooling import MaximumOfSlices
-from jaxperturb.engine.winograd import SIZES, Transformed, Winograd
+from jaxperturb.engine.winograd import SIZES, TILE, Transformed, Winograd
 from jaxperturb.errors import StudyError
 from jaxperturb.types import AnyArray
 
@@ -119,20 +119,25 @@ class Pooling:
         return [self.algorithm(x)]
 
 
-def replacement(equation: Any, rewrites: Rewrites) -> Callable[..., list[jax.Array]] | None:
+def replacement(equation: Any, rewrites: Rewrites, tile: int = TILE) -> Callable[..., list[jax.Array]] | None:
     """Returns a function of an equation's inputs that gives its outputs, faster; None where it stays.
 
     That of a convolution is a `Convolution`, whose steps can be taken apart; it takes any number of images.
+
+    Args:
+        equation: of a program.
+        rewrites: what is replaced.
+        tile: images that convolutions are given at a time.
     """
     name = equation.primitive.name
     if name == "conv_general_dilated" and rewrites.winograd != "none":
-        return _convolution(equation, everything=rewrites.winograd == "all")
+        return _convolution(equation, rewrites.winograd == "all", tile)
     if name == "reduce_window_max" and rewrites.slices:
         return _pooling(equation)
     return None
 
 
-def _convolution(equation: Any, everything: bool) -> Convolution | None:
+def _convolution(equation: Any, everything: bool, tile: int) -> Convolution | None:
     if not _is_plain(equation):
         return None
     (n, c, h, w), (unit, channel, *window), (n_out, unit_out, *sides) = equation.params["dimension_numbers"]
@@ -140,7 +145,7 @@ def _convolution(equation: Any, everything: bool) -> Convolution | None:
     shape_of_images, shape_of_kernel = (
         tuple(v.aval.shape[axis] for axis in axes) for v, axes in zip(equation.invars, (images, kernel), strict=True)
     )
-    algorithm = _algorithm(shape_of_images[1:], shape_of_kernel, equation.params)
+    algorithm = _algorithm(shape_of_images[1:], shape_of_kernel, equation.params, tile)
     lengths = tuple(equation.outvars[0].aval.shape[axis] for axis in sides)
     if algorithm is None or not (everything or _is_faster(algorithm, lengths, shape_of_kernel)):
         return None
@@ -162,13 +167,13 @@ def _is_plain(equation: Any) -> bool:
     )
 
 
-def _algorithm(images: Any, kernel: Any, params: Mapping[str, Any]) -> Winograd | Folded | None:
+def _algorithm(images: Any, kernel: Any, params: Mapping[str, Any], tile: int) -> Winograd | Folded | None:
     (down, across), padding = params["window_strides"], tuple(params["padding"])
     if kernel[0] != kernel[1] or down != across:
         return None
     if down == 1:
-        return Winograd.of(images, kernel, padding) if kernel[0] in SIZES else None
-    return Folded.of(images, kernel, down, padding) if folded_size(kernel[0], down) in SIZES else None
+        return Winograd.of(images, kernel, padding, tile) if kernel[0] in SIZES else None
+    return Folded.of(images, kernel, down, padding, tile) if folded_size(kernel[0], down) in SIZES else None
 
 
 def _is_faster(algorithm: Winograd | Folded, outputs: tuple[int, ...], kernel: tuple[int, ...]) -> bool:

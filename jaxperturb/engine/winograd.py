@@ -33,7 +33,7 @@ _POINTS = {3: "0 3/4 -3/4 3/2 -3/2", 5: "0 1 -1 7/4 -7/4 9/16 -9/16"}
 # is slower where the products become small.
 _SHARED = 56 * 2**20
 _IN_TURN = 32 * 2**20
-_TILE = 16  # images that a convolution is given on a CPU
+TILE = 16  # images that a convolution is given at least on a CPU
 
 Kernel = Float[AnyArray, "r r c k"]
 Outputs = Float[jax.Array, "n i j k"]
@@ -51,23 +51,29 @@ class Winograd:
         height: of the images.
         width: of the images.
         padding: zeros before and after, for height and width.
-        at_once: images that are convolved at once; more are taken in turn, and their transform is not shared.
+        at_once: images that are taken in turn, and whose transform is not shared; None for all at once.
     """
 
     size: int
     height: int
     width: int
     padding: Padding
-    at_once: int = _TILE
+    at_once: int | None = None
 
     @classmethod
-    def of(cls, images: tuple[int, int, int], kernel: tuple[int, int, int, int], padding: Padding) -> "Winograd":
-        """Returns the convolution of images (height, width, c) with a kernel (r, r, c, k), some of them at once."""
+    def of(
+        cls, images: tuple[int, int, int], kernel: tuple[int, int, int, int], padding: Padding, tile: int = TILE
+    ) -> "Winograd":
+        """Returns the convolution of images (height, width, c) with a kernel (r, r, c, k).
+
+        How many are taken at once hangs on the tile, not on the images of a call: a network's program has the same
+        equations at all batch sizes.
+        """
         size, _, channels, units = kernel
         whole = cls(size, *images[:2], padding)
         (_, rows), (_, columns) = whole._sides
         each = 4 * (size + OUTPUTS - 1) ** 2 * rows * columns * (channels + units)
-        if each * _TILE <= _SHARED:
+        if each * tile <= _SHARED:
             return whole
         return replace(whole, at_once=2 ** max(0, (_IN_TURN // each).bit_length() - 1))
 
@@ -77,7 +83,7 @@ class Winograd:
 
     def share(self, images: Images) -> Transformed | Images:
         """Returns what all kernels need of the images: their transform, or they themselves where it is too large."""
-        return optimization_barrier(self._transform_images(images)) if len(images) <= self.at_once else images
+        return images if self.at_once else optimization_barrier(self._transform_images(images))
 
     def transform(self, kernel: Kernel) -> Float[AnyArray, "a c k"]:
         """Returns what all images need of the kernel: a matrix (c, k) for each position of a tile."""
@@ -90,6 +96,7 @@ class Winograd:
         """Returns the convolution, from what `share` and `transform` gave."""
         if isinstance(shared, list):
             return self._multiply(shared, transformed)
+        assert self.at_once
 
         def part(images: AnyArray) -> jax.Array:
             return self._multiply(self._transform_images(images), transformed)
