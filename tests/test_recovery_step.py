@@ -46,7 +46,8 @@ def trained(network, optimizer, target, *, steps=8, held=True, train="all", draw
     own = Recipe.of(network, transformation, recipe.get("damage"), recipe.get("dropout", False))
     shape = network.image_shape
     training = Training(own, images_of(shape), 0, 10, recipe.get("augment", ()), lambda _: None)
-    injuries = [injure(network, ask("synapse_knockout"), target, Decimal("0.5"), draw, 0, {}) for draw in range(draws)]
+    asked = ask(recipe.get("perturbation", "synapse_knockout"))
+    injuries = [injure(network, asked, target, Decimal("0.5"), draw, 0, {}) for draw in range(draws)]
     learning = learning_leaves(network, train, target)
     copies = [own.start(injury, learning, held) for injury in injuries]
     shared = own.shared(network, learning, injuries[0])
@@ -78,6 +79,18 @@ def test_held_weights_are_exactly_zero_and_all_others_move(name):
     assert not np.signbit(weights[gone]).any()
     before = leaves(network.params)["first/w"]
     assert (weights[~gone] != before[~gone]).mean() > 0.99
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_held_weights_that_are_not_zero_keep_their_bits(name):
+    """Weight decay pulls at them, unlike at zeros."""
+    network = plain(perceptron, MLP)
+    (injury,), (after,) = trained(network, OPTIMIZERS[name], "first", perturbation="resample")
+    held = np.asarray(injury.held[leaf_names(network.params).index("first/w")])
+    assert 0 < held.sum() < held.size
+    damaged, weights = leaves(injury.params)["first/w"], leaves(after)["first/w"]
+    np.testing.assert_array_equal(weights[held], damaged[held])
+    assert (weights[~held] != damaged[~held]).mean() > 0.99
 
 
 def test_a_held_weight_that_was_zero_before_is_held_too():
