@@ -5,6 +5,7 @@ import sqlite3
 from contextlib import closing
 from decimal import Decimal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -196,6 +197,16 @@ def test_a_second_run_computes_nothing_and_an_extended_one_only_what_is_new(net,
     assert extended.cells.equals(jp.sweep(net, data, **SMALL).cells)
     with closing(sqlite3.connect(tmp_path / "results.sqlite")) as connection:
         assert connection.execute("SELECT outcome FROM run").fetchall() == [("complete",)] * 3
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_a_pruned_network_is_said_to_be_one_at_the_start(net, data, capsys, pruned):
+    own = jp.lesion(net, "synapse_knockout", "fc10", 0.6) if pruned else net
+    jp.sweep(own, data, "synapse_knockout", "fc10", levels=[0.5], draws=1, images=8, progress=True)
+    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(own.params)]
+    share = sum((array == 0).sum() for array in arrays) / sum(array.size for array in arrays)
+    said = f"{share:.1%} of the network's weights are 0 already (it was pruned)"
+    assert (said in capsys.readouterr().err) == pruned
 
 
 def test_nothing_is_written_without_a_folder(net, data, tmp_path):

@@ -155,7 +155,8 @@ def sweep(
                on_bad_image, on_images, recorded, computing, half_width, half_width_of, max_draws)  # fmt: skip
     folder = None if out is None else output_folder(Path(out))
     store = open_study(folder and folder / STORE_NAME, job.study, job.images)
-    bars = Progress(str(folder or "memory")) if progress else nullcontext()
+    zeros = job.network.share_of_zeros(job.images.image_shape) if progress else 0.0
+    bars = Progress(str(folder or "memory"), zeros) if progress else nullcontext()
     # A store in memory stays open for the results that read it.
     with store if folder else nullcontext(), bars as bar, workers_of(cluster, cpus_per_worker, on_wait) as workers:
         if folder:

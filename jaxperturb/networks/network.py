@@ -168,6 +168,11 @@ class Network:
             )
         return tuple(found)
 
+    def share_of_zeros(self, image_shape: ImageShape | None = None) -> float:
+        """Returns how large a part of the layers' weights is 0, from 0 to 1: most of a pruned network's."""
+        layers = self.layers(image_shape)
+        return sum(layer.zeros for layer in layers) / sum(layer.weights for layer in layers)
+
     def number_of_classes(self, image_shape: ImageShape | None = None) -> int:
         """Returns how many logits the network gives for an image."""
         return self.program(image_shape).logits.aval.shape[-1]

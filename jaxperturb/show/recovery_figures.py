@@ -217,7 +217,7 @@ def _sample(recovery: Recovery) -> str:
     return f"{draws}, {asked.count:,} images of {asked.dataset}; {asked.steps} steps of {asked.batch_size} images"
 
 
-def _is_weight(table: pd.DataFrame) -> "pd.Series[bool]":
+def _is_weight(table: pd.DataFrame) -> pd.Series:
     """The first tensor of each layer: its weight."""
     keys = [name for name in ("target", "lesion", "draw", "layer") if name in table]
     return ~table.duplicated(keys)

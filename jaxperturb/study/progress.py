@@ -14,6 +14,7 @@ from jaxperturb.study.study import Study
 
 _FORM = "{percentage:3.0f}% |{bar}| {desc}, {remaining} left"
 _SECONDS_BETWEEN_STEPS = 10.0  # where standard error is a file, to which every step adds
+_PRUNED = 0.05  # share of weights that are 0 from which on it is said
 _DIFFERENT = "predictions that hang on the last bit may differ"
 
 
@@ -23,9 +24,9 @@ class Progress:
     Leaving its context takes the bar away.
     """
 
-    def __init__(self, place: str = "memory") -> None:
-        """Takes where the results go, as the start line says it."""
-        self._place = place
+    def __init__(self, place: str = "memory", share_of_zeros: float = 0.0) -> None:
+        """Takes where the results go, and which share of the network's weights is 0, for what is said at the start."""
+        self._place, self._zeros = place, share_of_zeros
         self._bar: Any = None
         self._start: Start | None = None
         self._began = 0.0
@@ -40,6 +41,9 @@ class Progress:
             print(line, file=sys.stderr)
         if not start.cells:
             return
+        if self._zeros >= _PRUNED and not start.second:
+            pruned = f"{self._zeros:.1%} of the network's weights are 0 already (it was pruned)"
+            print(f"{pruned}; synapse_knockout(among=nonzero) chooses among the others", file=sys.stderr)
         bar = bar_class()
         watched = sys.stderr.isatty() or bar.__module__ == "tqdm.notebook"
         self._bar = bar(
