@@ -66,7 +66,7 @@ watch(cells)
 
 def study(perturbations, targets, tile, devices):
     asked = parse_perturbations(perturbations)
-    levels = {item.text: parse_levels("0.3,0.6") for item in asked}
+    levels = {item.text: parse_levels("0.00002,0.00004" if "bit" in item.text else "0.3,0.6") for item in asked}
     parts = run(network, images, asked, levels, targets, 2, 3, batch_size=40, tile=tile, devices=devices)
     return {str(part.cell): [part.outcomes.tolist(), part.changed] for part in parts}
 
@@ -75,6 +75,7 @@ loop, masks = Tiling(16, 32), Tiling(32, 32, masks=3)
 for perturbations, target, tile in (
     ("synapse_knockout", "third", loop),
     ("gaussian_noise", "second", loop),
+    ("bit_flip(bits=0:31)", "third", loop),
     ("synapse_knockout", "first+third", masks),
     ("node_knockout", "second", masks),
 ):
@@ -89,8 +90,8 @@ def test_all_devices_give_the_counts_of_one(tmp_path):
     program = tmp_path / "study.py"
     program.write_text(STUDY)
     shapes = [json.loads(line) for line in with_eight_devices(str(program)).splitlines()]
-    assert shapes[:2] == [[[2, 2]]] * 2  # draws by tiles; of one device nobody asks for a mesh
-    assert shapes[2:] == [[[1, 1], [2, 2]]] * 2  # groups of lesions by tiles, on one device and on eight
+    assert shapes[:3] == [[[2, 2]]] * 3  # draws by tiles; of one device nobody asks for a mesh
+    assert shapes[3:] == [[[1, 1], [2, 2]]] * 2  # groups of lesions by tiles, on one device and on eight
 
 
 def test_the_digits_study_has_the_counts_of_one_device(tmp_path):

@@ -74,9 +74,9 @@ def study(network, images, tile, perturbations=PERTURBATIONS, targets=None, leve
 
 def plain_logits(network, images, cell, seed=3):
     (asked,) = parse_perturbations(cell.perturbation)
-    norms = {"norms": network.norms} if network.norms else {}
+    options = dict(asked.options) | ({"norms": network.norms} if network.norms else {})
     lesioned = asked.perturbation.function(
-        draw_key(seed, cell.draw), network.params, cell.level, layers=cell.target.split("+"), **norms
+        draw_key(seed, cell.draw), network.params, cell.level, layers=cell.target.split("+"), **options
     )
     return np.asarray(jax.jit(network.apply)(lesioned, images.block(0, IMAGES)))
 

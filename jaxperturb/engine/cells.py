@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from jaxperturb.engine.batched import run_batched
+from jaxperturb.engine.few import run_few
 from jaxperturb.engine.loop import Found, Loop, Tile, run_draw
 from jaxperturb.engine.mesh import mesh_of
 from jaxperturb.engine.plan import Cell
@@ -46,6 +47,9 @@ def run_cells(
     if len(devices) > 1:
         yield from _draws_on_devices(loop, draws, keys, tiles, devices)
         return
+    if loop.method.narrow:
+        yield from run_few(loop, cells, dict(enumerate(keys)), tiles)
+        return
     for some in draws:
         yield from run_draw(loop, some, keys[some[0].draw], tiles)
 
@@ -69,9 +73,15 @@ def _draws_on_devices(
         ]
         for row in mesh.devices
     ]
+
+    def begin(own: Loop, some: Sequence[Cell], device: jax.Device, share: Sequence[Tile]) -> list[Found]:
+        draw = some[0].draw
+        key = jax.device_put(keys[draw], device)
+        return list(run_few(own, some, {draw: key}, share) if own.method.narrow else run_draw(own, some, key, share))
+
     for first in range(0, len(draws), rows):
         begun = [
-            [list(run_draw(own, some, jax.device_put(keys[some[0].draw], device), share)) for own, share, device in row]
+            [begin(own, some, device, share) for own, share, device in row]
             for row, some in zip(placed, draws[first : first + rows], strict=False)
         ]
         for of_draw in begun:

@@ -125,6 +125,18 @@ def unit_axes(cut: Cut, layer: Layer) -> Mapping[Any, int] | None:
         cut: of the layer alone.
         layer: of the network.
     """
+    axes = axes_of_units(cut, layer)
+    found = {v: axes[v] for v in cut.outputs if v in axes}
+    return found if cut.outputs and len(found) == len(cut.outputs) else None
+
+
+def axes_of_units(cut: Cut, layer: Layer) -> dict[Any, int]:
+    """Returns the axis that counts a layer's units, of each of its leaves and of what it makes, where there is one.
+
+    Args:
+        cut: of the layer alone.
+        layer: of the network.
+    """
     steps = cut.steps
     weights = steps.program.weights
     axes: dict[Any, int] = {
@@ -135,8 +147,7 @@ def unit_axes(cut: Cut, layer: Layer) -> Mapping[Any, int] | None:
         axis = _unit_axis(equation, axes)
         if axis is not None:
             axes.update(dict.fromkeys(equation.outvars, axis))
-    found = {v: axes[v] for v in cut.outputs if v in axes}
-    return found if cut.outputs and len(found) == len(cut.outputs) else None
+    return axes
 
 
 def _unit_axis(equation: Any, axes: Mapping[Any, int]) -> int | None:

@@ -95,7 +95,7 @@ class Loop:
 
 
 @dataclass(frozen=True, eq=False)
-class _Lesion:
+class Lesion:
     """One lesion, made.
 
     Attributes:
@@ -147,7 +147,7 @@ def run_draw(loop: Loop, cells: Sequence[Cell], key: Key, tiles: Sequence[Tile])
         directions, kept = _directions(loop, programs, shared), _cells_at_once(loop)
         for first in range(0, len(group), kept):
             made = (_lesion(loop, cell, key, programs, shared, amounts[cell]) for cell in group[first : first + kept])
-            yield from _outcomes(loop, list(made), directions, tiles)
+            yield from outcomes(loop, list(made), directions, tiles)
 
 
 def form_of(amount: Any) -> Any:
@@ -164,7 +164,7 @@ def _cells_at_once(loop: Loop) -> int:
     return max(1, _KEPT // max(1, size))
 
 
-def _lesion(loop: Loop, cell: Cell, key: Key, programs: LesionPrograms, shared: Values, amount: Any) -> _Lesion:
+def _lesion(loop: Loop, cell: Cell, key: Key, programs: LesionPrograms, shared: Values, amount: Any) -> Lesion:
     chain = loop.method.chain
     program = _lesion_program(programs.parts, chain.early, chain.late, loop.lesions.leaves)
     early, late, changed = program(shared, jax.tree.leaves(amount), loop.leaves, programs.extras, loop.reference)
@@ -172,21 +172,30 @@ def _lesion(loop: Loop, cell: Cell, key: Key, programs: LesionPrograms, shared: 
     if loop.method.name == "units":
         (layer,) = loop.lesions.layers
         blend = chooser(layer, loop.lesions.target.scope == "joint")(key, amount)
-    return _Lesion(cell, early, late, blend, changed)
+    return Lesion(cell, early, late, blend, changed)
 
 
-def _outcomes(loop: Loop, lesions: Sequence[_Lesion], directions: Values, tiles: Sequence[Tile]) -> Iterator[Found]:
+def outcomes(loop: Loop, lesions: Sequence[Lesion], layer: Values, tiles: Sequence[Tile]) -> Iterator[Found]:
+    """Yields what comes of some lesions.
+
+    Args:
+        loop: of their perturbation and target.
+        lesions: made.
+        layer: what it needs of the weights for what lesions are blended of: of their change at level 1, or of the
+            reference network.
+        tiles: of images.
+    """
     found: list[list[tuple[AnyArray, AnyArray]]] = [[] for _ in lesions]
     for tile in tiles:
-        pieces = _early(loop, lesions, directions, tile)
-        for own, outcome in zip(found, _late(loop, lesions, directions, tile, pieces), strict=True):
+        pieces = _early(loop, lesions, layer, tile)
+        for own, outcome in zip(found, _late(loop, lesions, layer, tile, pieces), strict=True):
             own.append(outcome)
     for lesion, own in zip(lesions, found, strict=True):
         planes, logits = zip(*own, strict=True)
         yield Found(lesion.cell, planes, logits, lesion.changed)
 
 
-def _early(loop: Loop, lesions: Sequence[_Lesion], directions: Values, tile: Tile) -> list[list[Values]]:
+def _early(loop: Loop, lesions: Sequence[Lesion], layer: Values, tile: Tile) -> list[list[Values]]:
     """What the early stage gives: for each lesion, and each piece of the tile."""
     stage = loop.method.chain.early
     pieces: list[list[Values]] = [[] for _ in lesions]
@@ -196,7 +205,7 @@ def _early(loop: Loop, lesions: Sequence[_Lesion], directions: Values, tile: Til
     for piece in tile.pieces:
         handed = [piece[v] for v in stage.handed]
         shared = program.share(loop.early, handed)
-        ys, others = _blended(loop, directions, piece) if loop.blends_early else ([], [])
+        ys, others = _blended(loop, layer, piece) if loop.blends_early else ([], [])
         for lesion, own in zip(lesions, pieces, strict=True):
             common = loop.early, lesion.early, handed, shared
             if loop.blends_early and loop.method.blend:
@@ -213,7 +222,7 @@ def fill(pieces: Sequence[Values], tile: Tiling) -> list[Values]:
 
 
 def _late(
-    loop: Loop, lesions: Sequence[_Lesion], directions: Values, tile: Tile, pieces: Sequence[Sequence[Values]]
+    loop: Loop, lesions: Sequence[Lesion], layer: Values, tile: Tile, pieces: Sequence[Sequence[Values]]
 ) -> Iterator[tuple[AnyArray, AnyArray]]:
     """The outcomes and logits of each lesion."""
     chain = loop.method.chain
@@ -221,21 +230,23 @@ def _late(
     program = finish(chain.late, carried_axes(pair_of(loop.shape), chain.early), loop.method.blend if blends else None)
     handed = [tile.whole[v] for v in chain.late.handed]
     shared = compiled(chain.late).share(loop.late, handed)
-    ys, others = _blended(loop, directions, tile.whole) if blends else ([], [])
+    ys, others = _blended(loop, layer, tile.whole) if blends else ([], [])
     for lesion, own in zip(lesions, pieces, strict=True):
         common = loop.late, lesion.late, handed, shared, own, ys, others, lesion.blend
         yield program(*common, tile.labels, tile.reference)
 
 
-def _blended(loop: Loop, directions: Values, values: Mapping[Any, AnyArray]) -> tuple[Values, Values]:
-    """The layer's outputs in the intact network, and what they are blended with, for some images."""
-    layer = loop.method.stages.layer
+def _blended(loop: Loop, own: Values, values: Mapping[Any, AnyArray]) -> tuple[Values, Values]:
+    """The layer's outputs in the reference network, and what they are blended with, for some images."""
+    layer, narrow = loop.method.stages.layer, loop.method.narrow
     assert layer is not None
-    ys = [values[v] for v in layer.outputs]
     if loop.method.name == "units":
-        return ys, loop.silent
+        return [values[v] for v in layer.outputs], loop.silent
     program, handed = compiled(layer), [values[v] for v in layer.handed]
-    return ys, program.run(loop.layer, directions, handed, program.share(loop.layer, handed), [])
+    made = program.run(loop.layer, own, handed, program.share(loop.layer, handed), [])
+    if narrow:
+        return made, [values[v] for v in narrow.handed]
+    return [values[v] for v in layer.outputs], made
 
 
 def _directions(loop: Loop, programs: LesionPrograms, shared: Values) -> Values:

@@ -11,17 +11,19 @@ import numpy as np
 
 from jaxperturb.engine.cut import unit_axes
 from jaxperturb.engine.lesions import Lesions
+from jaxperturb.engine.narrow import Narrow, narrow_layer
 from jaxperturb.engine.programs import Blend, Shape, Values, cuts_of, pair_of, stages_of
 from jaxperturb.engine.stages import Chain, Stages
 from jaxperturb.perturb.choose import along
 from jaxperturb.types import AnyArray
 
-Name = Literal["units", "linear", "product", "rest", "everything"]
+Name = Literal["units", "linear", "touched", "product", "rest", "everything"]
 
 # What each does, for the line at a study's start and its record.
 MEANING = {
     "units": "units are replaced in the layer's output, which is computed once",
     "linear": "one further product serves all levels of a draw",
+    "touched": "where few weights change, the units that they touch are computed, all others once",
     "product": "starts at the layer",
     "rest": "starts where the weights are first used",
     "everything": "runs the whole network",
@@ -35,12 +37,14 @@ class Method:
     Attributes:
         name: of the way.
         stages: of the cut.
-        blend: how the layer's outputs are made of the intact ones; None where they are computed.
+        blend: how the layer's outputs are made of the reference network's; None where they are computed.
+        narrow: the layer at the units that a lesion touches, where only those are computed.
     """
 
     name: Name
     stages: Stages
     blend: Blend | None = None
+    narrow: Narrow | None = None
 
     @property
     def chain(self) -> Chain:
@@ -79,6 +83,21 @@ def method_of(shape: Shape, lesions: Lesions, *, plain: bool = False) -> Method:
     return Method("product" if small.outputs else "rest", found)
 
 
+def few_method_of(shape: Shape, lesions: Lesions) -> Method | None:
+    """Returns the way for lesions that touch few units, or None where there is none.
+
+    Args:
+        shape: of the study.
+        lesions: of the perturbation and target.
+    """
+    if lesions.asked.perturbation.places is None or len(lesions.layers) != 1 or shape.tiling.masks is not None:
+        return None
+    both = pair_of(shape)
+    found, sides = stages_of(both, lesions.leaves), cuts_of(both, lesions.leaves)
+    narrow = narrow_layer(sides[0 if found.layer_is_early else 1], lesions.layers[0]) if found.rest else None
+    return Method("touched", found, recomputed(narrow), narrow) if narrow else None
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What the intact network hands over.
@@ -106,7 +125,9 @@ def wanted(method: Method) -> Wanted:
     stages, chain = method.stages, method.chain
     early, late = chain.early.handed if chain.early else (), chain.late.handed
     if method.blend is not None and stages.layer is not None:
-        own = (*stages.layer.outputs, *(stages.layer.handed if method.name == "linear" else ()))
+        own = () if method.name == "touched" else stages.layer.outputs
+        own += () if method.name == "units" else stages.layer.handed
+        own += method.narrow.handed if method.narrow else ()
         early, late = (early + own, late) if stages.layer_is_early else (early, late + own)
     return Wanted(early, late) | Wanted()
 
@@ -122,6 +143,21 @@ def replaced(axes: tuple[int, ...]) -> Blend:
 
     def blend(ys: Values, others: Values, dead: AnyArray) -> list[AnyArray]:
         return [jnp.where(along(dead, axis, y.ndim), other, y) for y, other, axis in zip(ys, others, axes, strict=True)]
+
+    return blend
+
+
+@functools.lru_cache(maxsize=256)
+def recomputed(narrow: Narrow) -> Blend:
+    """Returns the blend that computes a layer's outputs at some units, which the lesion names, with its leaves there.
+
+    It takes what the layer reads of the images as the others.
+    """
+
+    def blend(ys: Values, others: Values, lesion: Any) -> list[AnyArray]:
+        units, leaves = lesion
+        own = zip(ys, narrow.run(leaves, others), narrow.axes, strict=True)
+        return [jnp.asarray(y).at[(*[slice(None)] * axis, units)].set(other, mode="drop") for y, other, axis in own]
 
     return blend
 

@@ -14,13 +14,14 @@ from jaxperturb.engine import memory
 from jaxperturb.engine.cells import Event, ignore, run_cells
 from jaxperturb.engine.check import agrees
 from jaxperturb.engine.devices import local_devices
+from jaxperturb.engine.few import units_touched
 from jaxperturb.engine.intact import intact_pass
 from jaxperturb.engine.lesions import Lesions
 from jaxperturb.engine.loop import Found, Loop, Tile, loop_of
 from jaxperturb.engine.mappings import make_room
 from jaxperturb.engine.measure import extras_for
-from jaxperturb.engine.methods import MEANING, Method, Wanted, method_of, wanted
-from jaxperturb.engine.plan import Cell, Work, plan
+from jaxperturb.engine.methods import MEANING, Method, Wanted, few_method_of, method_of, wanted
+from jaxperturb.engine.plan import INTACT, Cell, Work, plan
 from jaxperturb.engine.programs import PLANES, first_classes
 from jaxperturb.engine.setting import Setting, setting_of
 from jaxperturb.engine.tiling import Tiling, block_size, tiling
@@ -31,7 +32,7 @@ from jaxperturb.types import Key
 
 __all__ = ["PLANES", "Part", "evaluate_network", "run", "tiling"]
 
-_Name = tuple[str, str]  # target and perturbation
+_Name = tuple[str, str, str]  # target, perturbation and way
 
 # As many times the largest tensor's bytes are held beside: what is drawn for it, what a lesion leaves of it, and both
 # again where the cut is checked; and the next while one is used.
@@ -68,10 +69,11 @@ class _Job:
     work: Work
     lesions: Lesions
     method: Method
+    few: Method | None = None  # for those of its cells that touch few units
 
     @property
     def name(self) -> _Name:
-        return self.work.target, self.work.asked.text
+        return self.work.target, self.work.asked.text, self.method.name
 
 
 def run(
@@ -154,7 +156,8 @@ def _run_block(
     settled: dict[_Name, Method],
 ) -> Iterator[Part]:
     start, pixels, labels = block.start, np.asarray(block.inputs), block.labels
-    for group, most in _groups(setting, _todo(jobs, done, start, block.stop), len(labels), room):
+    todo = [part for job in _todo(jobs, done, start, block.stop) for part in _by_faults(setting, job)]
+    for group, most in _groups(setting, todo, len(labels), room):
         for first in range(0, len(labels), most):
             last = min(first + most, len(labels))
             left = _todo(group, done, start + first, start + last)
@@ -188,10 +191,28 @@ def evaluate_network(
 
 
 def _job(setting: Setting, work: Work, lesions: Lesions) -> _Job:
-    method = method_of(setting.shape, lesions)
-    if work.cells:
-        setting.on_event("method", f"{work.target}, {work.asked.text}: {MEANING[method.name]}")
-    return _Job(work, lesions, method)
+    method, few = method_of(setting.shape, lesions), few_method_of(setting.shape, lesions)
+    for some in (few, method) if work.cells else ():
+        if some:
+            setting.on_event("method", f"{work.target}, {work.asked.text}: {MEANING[some.name]}")
+    return _Job(work, lesions, method, few)
+
+
+def _by_faults(setting: Setting, job: _Job) -> list[_Job]:
+    """A job without the cells that have no fault, for which the intact network stands, and those with few by itself."""
+    if job.few is None or job.few.narrow is None:
+        return [job]
+    intact, few, many = list(job.work.intact), [], []
+    for cell in job.work.cells:
+        units = units_touched(job.lesions, cell, setting.keys[cell.draw], job.few.narrow)
+        if units is None:
+            many.append(cell)
+        elif len(units) or job.work.asked.encodes:
+            few.append(cell)
+        else:
+            intact.append(cell)
+    first, second = (replace(job.work, intact=tuple(a), cells=tuple(b)) for a, b in ((intact, few), ([], many)))
+    return [replace(job, work=first, method=job.few, few=None), replace(job, work=second, few=None)]
 
 
 def _sizes(setting: Setting, images: PreparedImages, batch_size: int, memory_gb: float | int | None) -> tuple[int, int]:
@@ -251,7 +272,9 @@ def _run_group(
     intact = intact_pass(setting.shape, setting.leaves, pixels, labels, needs)
     stop = start + len(labels)
     for job in jobs:
-        yield from (Part(cell, start, stop, intact.outcomes, 0, 0, "intact") for cell in job.work.intact)
+        for cell in job.work.intact:
+            for_all_draws = cell == INTACT or job.work.asked.is_intact(cell.level)
+            yield Part(cell, start, stop, intact.outcomes, 0, 0, "intact" if for_all_draws else "")
         if not job.work.cells:
             continue
         make_room()

@@ -11,7 +11,10 @@ import numpy as np
 from jaxperturb.errors import LevelError
 from jaxperturb.levels import check_range, format_level, parse_levels
 from jaxperturb.perturb.grammar import format_call
+from jaxperturb.perturb.inject import Struck
 from jaxperturb.perturb.request import Request
+from jaxperturb.trees import Leaf
+from jaxperturb.types import AnyArray
 
 # What a study hands over by itself, or what has no text: not options of a name.
 _HANDED = {"layers", "scope", "count", "norms", "mask", "units", "means", "scores", "values"}
@@ -45,6 +48,8 @@ class Perturbation:
             neither draw nor level decides.
         linear: whether what it adds to each entry is proportional to the level.
         places: where the faults are, as entries and bits of each leaf by its index, or None where it has no bits.
+        struck: what becomes of a tensor's faulty words alone: of options, the tensor and its intact values a function
+            of the entries and bits. With `places` only.
     """
 
     name: str
@@ -67,6 +72,7 @@ class Perturbation:
     by_unit: Callable[[Mapping[str, Any]], bool] | None = None
     linear: bool = False
     places: Callable[[Request], dict[int, tuple[np.ndarray, np.ndarray]]] | None = None
+    struck: Callable[[Mapping[str, Any], Leaf, AnyArray], Struck] | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -140,6 +146,11 @@ class Asked:
         """Returns where the faults of a request are, or None where the perturbation does not hit bits."""
         places = self.perturbation.places
         return places(request) if places else None
+
+    def struck(self, leaf: Leaf, array: AnyArray) -> Struck:
+        """Returns what becomes of a tensor's faulty words alone; only where `places` says where they are."""
+        assert self.perturbation.struck is not None
+        return self.perturbation.struck(self.all_options(), leaf, array)
 
     def selected(self, request: Request) -> int | None:
         """Returns how many entries of the tree a level selects, or None where that is not known."""

@@ -19,6 +19,7 @@ from jaxperturb.perturb.faults import (
     fault_places,
     fault_variants,
     faults_selected,
+    struck_words,
     stuck_at,
 )
 from jaxperturb.perturb.grammar import composed_texts, parse_call, split_calls
@@ -291,6 +292,7 @@ CATALOGUE: Mapping[str, Perturbation] = MappingProxyType(
                 encodes=encodes,
                 variants=fault_variants,
                 places=fault_places,
+                struck=struck_words,
             ),
             Perturbation(
                 "stuck_at",
@@ -306,6 +308,7 @@ CATALOGUE: Mapping[str, Perturbation] = MappingProxyType(
                 encodes=encodes,
                 variants=fault_variants,
                 places=fault_places,
+                struck=struck_words,
             ),
             Perturbation(
                 "replay",

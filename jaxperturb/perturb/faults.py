@@ -10,13 +10,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxperturb.errors import PerturbationError
-from jaxperturb.perturb.inject import Bits, Memory, format_bits, inject, parse_bits, places
+from jaxperturb.perturb.inject import (
+    Bits,
+    Memory,
+    Struck,
+    changed_bits,
+    format_bits,
+    inject,
+    parse_bits,
+    places,
+    room_for,
+)
 from jaxperturb.perturb.rates import faults_drawn, faults_of
 from jaxperturb.perturb.request import Request
 from jaxperturb.perturb.scope import Count, Layers, Level, Norms, Shared, Tensor, Where, touched
-from jaxperturb.perturb.words import Word, check_granularity, decode, encode, scale_axis
+from jaxperturb.perturb.words import Word, check_granularity, decode, encode, scale_axis, scale_of, stored_with
 from jaxperturb.random.keys import Stream, stream_words
-from jaxperturb.trees import replace_leaves
+from jaxperturb.trees import Leaf, replace_leaves
 from jaxperturb.types import AnyArray, Key, Params, Scalar, Words
 
 
@@ -149,6 +159,33 @@ def fault_places(request: Request) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     return found
 
 
+def struck_words(options: Mapping[str, Any], leaf: Leaf, array: AnyArray) -> Struck:
+    """Returns what becomes of single words of a tensor, without a pass over it.
+
+    Args:
+        options: of the perturbation.
+        leaf: the tensor.
+        array: its intact values.
+
+    Returns:
+        ``(entries, bits) -> (entries that are hit, ascending, their values after)``, for faults as `fault_places` gives
+        them.
+    """
+    word, value = Word.of(options["word"]), _stuck_value(options["value"]) if "value" in options else None
+    scales = np.broadcast_to(_scale(word, scale_axis(leaf, options["granularity"]), array), leaf.shape)
+    values = np.asarray(array)
+
+    def struck(entries: np.ndarray, bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        hit, group = np.unique(entries, return_inverse=True)
+        masks = np.zeros(len(hit), np.uint32)
+        np.bitwise_or.at(masks, group, np.uint32(1) << bits.astype(np.uint32))
+        at = np.unravel_index(hit, leaf.shape)
+        given = (np.pad(some, (0, room_for(len(hit)) - len(hit))) for some in (values[at], scales[at], masks))
+        return hit, np.asarray(_struck(word, value, *given))[: len(hit)]
+
+    return struck
+
+
 def encodes(options: Mapping[str, Any]) -> bool:
     """Whether options ask for words that round the weights."""
     return Word.of(options["word"]).kind != "float32"
@@ -197,6 +234,17 @@ def _faulty(
 ) -> AnyArray:
     stored, scale = encode(array, word, axis)
     return decode(inject(stored, select, k, memory, value), scale, word, array.dtype)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _scale(word: Word, axis: int | None, array: AnyArray) -> AnyArray:
+    return scale_of(array, word, axis)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _struck(word: Word, value: int | None, values: AnyArray, scales: AnyArray, masks: AnyArray) -> AnyArray:
+    stored = stored_with(values, scales, word)
+    return decode(changed_bits(value)(stored, masks.astype(stored.dtype)), scales, word, values.dtype)
 
 
 def _memories(request: Request) -> list[tuple[Tensor, Memory]]:

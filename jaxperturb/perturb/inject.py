@@ -8,6 +8,7 @@ which takes k as an argument.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,8 @@ from jaxperturb.random.permutation import HASHED_UP_TO, Permutation
 from jaxperturb.types import AnyArray, Scalar, Words
 
 Bits = int | str | Sequence[int]
+# (entries, bits) -> (entries that are hit, their values after)
+Struck = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 AT_A_TIME = 2**12  # faults placed by one step: its sort is cheap, and few steps are needed
 _FEW = 16  # one fault costs as much to place as so many bits to ask (measured on a CPU: 200 ns against 8)
@@ -117,15 +120,26 @@ def places(select: Words, k: int, memory: Memory, size: int) -> tuple[np.ndarray
     """
     if not k:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    ranks = jnp.arange(k, dtype=jnp.uint32)
-    chosen = np.sort(np.asarray(Permutation(select, memory.n).entries(ranks))).astype(np.int64)
+    chosen = np.sort(np.asarray(_first_entries(memory.n, room_for(k), select))[:k]).astype(np.int64)
     width = len(memory.bits)
     own = chosen - memory.first * width
     own = own[(own >= 0) & (own < size * width)]
     return own // width, np.array(memory.bits, np.int64)[own % width]
 
 
-def _changed(value: int | None) -> Callable[[AnyArray, AnyArray], AnyArray]:
+def room_for(count: int) -> int:
+    """Returns for how many faults a program is compiled that handles a few: powers of two, so that there are few."""
+    return int(max(64, 1 << (count - 1).bit_length()))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _first_entries(n: int, room: int, select: Words) -> UInt32[AnyArray, " room"]:
+    ranks = jnp.arange(room, dtype=jnp.uint32)
+    return Permutation(select, n).entries(jnp.minimum(ranks, jnp.uint32(n - 1)))
+
+
+def changed_bits(value: int | None) -> Callable[[AnyArray, AnyArray], AnyArray]:
+    """Returns ``(words, masks of bits) -> words`` after faults: stuck at a value, or flipped where that is None."""
     match value:
         case None:
             return lambda old, mask: old ^ mask
@@ -140,11 +154,11 @@ def _ask_each(stored: AnyArray, select: Words, k: Scalar, memory: Memory, value:
     chosen = Permutation(select, memory.n).mask(k, (*stored.shape, width), memory.first * width)
     weights = jnp.asarray([1 << bit for bit in memory.bits], stored.dtype)
     mask = jnp.sum(jnp.where(chosen, weights, jnp.zeros((), stored.dtype)), axis=-1, dtype=stored.dtype)
-    return _changed(value)(stored, mask)
+    return changed_bits(value)(stored, mask)
 
 
 def _place(stored: AnyArray, select: Words, k: Scalar, memory: Memory, value: int | None) -> AnyArray:
-    permutation, change = Permutation(select, memory.n), _changed(value)
+    permutation, change = Permutation(select, memory.n), changed_bits(value)
     # More are not placed here; but a batch of programs (`jax.vmap`) runs both branches for every k.
     k = jnp.minimum(k, jnp.uint32(memory.n // _FEW))
     steps = (k + jnp.uint32(AT_A_TIME - 1)) // jnp.uint32(AT_A_TIME)

@@ -103,7 +103,20 @@ def encode(
         word: the format.
         axis: along which integers have a scale of their own (see `scale_axis`), or None.
     """
-    wide, scale = array.astype(jnp.float32), jnp.float32(1)
+    scale = scale_of(array, word, axis)
+    return stored_with(array, scale, word), scale
+
+
+def scale_of(array: Shaped[AnyArray, "..."], word: Word, axis: int | None = None) -> Float[AnyArray, "..."]:
+    """Returns what one of the integers is worth that a tensor is stored in, as `encode` does; 1 for other words."""
+    if word.kind != "integer":
+        return jnp.float32(1)
+    return symmetric_scale(array.astype(jnp.float32), _highest(word), axis)
+
+
+def stored_with(array: Shaped[AnyArray, "..."], scale: Float[AnyArray, "..."], word: Word) -> Shaped[AnyArray, "..."]:
+    """Returns the stored bits of each entry, as `encode` does, for a scale that is known."""
+    wide = array.astype(jnp.float32)
     match word.kind:
         case "float32":
             stored = _bits_of(wide)
@@ -112,11 +125,10 @@ def encode(
         case "float16":
             stored = jax.lax.bitcast_convert_type(wide.astype(jnp.float16), jnp.uint16)
         case "integer":
-            integers, scale = symmetric(wide, jnp.float32(2 ** (word.bits - 1) - 1), axis)
-            stored = _complement(integers, word.bits)
+            stored = _complement(_integers(wide, scale, _highest(word)), word.bits)
         case "fixed":
             stored = _complement(_saturated(jnp.round(wide * jnp.float32(2.0**word.fraction)), word.bits), word.bits)
-    return stored.astype(word.stored), scale
+    return stored.astype(word.stored)
 
 
 def decode(
@@ -155,10 +167,27 @@ def symmetric(
         highest: 1 or more; may be traced.
         axis: along which there is a scale for each entry, or None for one scale.
     """
+    scale = symmetric_scale(wide, highest, axis)
+    return _integers(wide, scale, highest), scale
+
+
+def symmetric_scale(
+    wide: Float[AnyArray, "..."], highest: Float[AnyArray, ""], axis: int | None
+) -> Float[AnyArray, "..."]:
+    """Returns what one of the integers of `symmetric` is worth."""
     others = None if axis is None else tuple(i for i in range(wide.ndim) if i != axis % wide.ndim)
     scale = _quotient(jnp.max(jnp.abs(wide), axis=others, keepdims=axis is not None), highest)
-    scale = jnp.where(scale > 0, scale, jnp.float32(1))  # weights that are all 0 stay so
-    return jnp.clip(jnp.round(_quotient(wide, scale)), -highest, highest).astype(jnp.int32), scale
+    return jnp.where(scale > 0, scale, jnp.float32(1))  # weights that are all 0 stay so
+
+
+def _integers(
+    wide: Float[AnyArray, "..."], scale: Float[AnyArray, "..."], highest: Float[AnyArray, ""]
+) -> Int32[AnyArray, "..."]:
+    return jnp.clip(jnp.round(_quotient(wide, scale)), -highest, highest).astype(jnp.int32)
+
+
+def _highest(word: Word) -> Float[AnyArray, ""]:
+    return jnp.float32(2 ** (word.bits - 1) - 1)
 
 
 def _quotient(a: Float[AnyArray, "..."], b: Float[AnyArray, "..."]) -> Float[AnyArray, "..."]:
