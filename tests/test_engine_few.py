@@ -90,6 +90,25 @@ def test_a_lesion_without_faults_is_the_intact_network_and_computed_no_more(netw
     assert not counted
 
 
+def test_where_weights_are_encoded_a_lesion_without_faults_is_the_encoded_network(networks):  # noqa: F811
+    network, images = networks("mlp")
+    asked, target = "bit_flip(word=int4)", ("second",)
+    (encoded,) = parts_of(network, images, asked, target, parse_levels("0"), draws=1)
+    (intact,) = parts_of(network, images, "bit_flip", target, parse_levels("0"), draws=1)
+    assert (encoded.outcomes[0] != intact.outcomes[0]).any()
+    for part in parts_of(network, images, asked, target, parse_levels("0.000000001")):
+        assert (part.selected, part.changed) == (0, 0)
+        np.testing.assert_array_equal(part.outcomes, encoded.outcomes)
+
+
+def test_faults_of_a_norm_touch_more_than_the_layer(networks):  # noqa: F811
+    network, images = networks("resnet")
+    found = study(
+        network, images, SPLIT, "bit_flip(bits=20:30,include_norm=true)", ("Conv_5",), parse_levels("0.001"), draws=24
+    )
+    assert_as_plain(network, images, found)
+
+
 def test_bits_that_are_stuck_at_their_own_value_leave_the_reference(networks):  # noqa: F811
     """All weights positive: a sign that is stuck at 0 changes nothing, one that is stuck at 1 does."""
     network, images = networks("mlp")
