@@ -1,7 +1,7 @@
 """Runs a study's cells: a generator of finished parts, on which storing, progress and a user's callback hang."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
@@ -14,14 +14,14 @@ from jaxperturb.engine import memory
 from jaxperturb.engine.cells import Event, ignore, run_cells
 from jaxperturb.engine.check import agrees
 from jaxperturb.engine.devices import local_devices
-from jaxperturb.engine.few import units_touched
 from jaxperturb.engine.intact import intact_pass
+from jaxperturb.engine.jobs import Done, Job, JobName, by_faults, groups, job_of, unfinished
 from jaxperturb.engine.lesions import Lesions
 from jaxperturb.engine.loop import Found, Loop, Tile, loop_of
 from jaxperturb.engine.mappings import make_room
 from jaxperturb.engine.measure import extras_for
-from jaxperturb.engine.methods import MEANING, Method, Wanted, few_method_of, method_of, wanted
-from jaxperturb.engine.plan import INTACT, Cell, Work, plan
+from jaxperturb.engine.methods import Method, Wanted, method_of, wanted
+from jaxperturb.engine.plan import INTACT, Cell, plan
 from jaxperturb.engine.programs import PLANES, first_classes
 from jaxperturb.engine.setting import Setting, setting_of
 from jaxperturb.engine.tiling import Tiling, block_size, tiling
@@ -31,8 +31,6 @@ from jaxperturb.random.keys import draw_key
 from jaxperturb.types import Key
 
 __all__ = ["PLANES", "Part", "evaluate_network", "run", "tiling"]
-
-_Name = tuple[str, str, str]  # target, perturbation and way
 
 # As many times the largest tensor's bytes are held beside: what is drawn for it, what a lesion leaves of it, and both
 # again where the cut is checked; and the next while one is used.
@@ -62,20 +60,6 @@ class Part:
     shortcut: str = ""
 
 
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """The cells of one perturbation and target, and how they are computed."""
-
-    work: Work
-    lesions: Lesions
-    method: Method
-    few: Method | None = None  # for those of its cells that touch few units
-
-    @property
-    def name(self) -> _Name:
-        return self.work.target, self.work.asked.text, self.method.name
-
-
 def run(
     network: Network,
     images: PreparedImages,
@@ -86,7 +70,7 @@ def run(
     seed: int,
     *,
     batch_size: int,
-    done: Callable[[Cell, int, int], bool] | None = None,
+    done: Done | None = None,
     tile: Tiling | None = None,
     precision: str = "float32",
     memory_gb: float | int | None = None,
@@ -127,12 +111,13 @@ def run(
     )
     extras = {item.text: extras_for(network, images, item, targets) for item in asked}
     work = plan(asked, levels, targets, draws, intact=intact)
-    jobs = [_job(setting, item, Lesions.of(network, item.asked, item.target, extras[item.asked.text])) for item in work]
+    lesions = [Lesions.of(network, item.asked, item.target, extras[item.asked.text]) for item in work]
+    jobs = [job_of(setting, item, own) for item, own in zip(work, lesions, strict=True)]
     size, room = _sizes(setting, images, batch_size, memory_gb)
     total = len(images.labels)
-    settled: dict[_Name, Method] = {}
+    settled: dict[JobName, Method] = {}
     bounds = [(start, min(start + size, total)) for start in range(0, total, size)]
-    left = (some for some in bounds if _todo(jobs, done, *some))
+    left = (some for some in bounds if unfinished(jobs, done, *some))
     for block in _blocks(images, left, ahead=size >= min(batch_size, total)):
         yield from _run_block(setting, block, jobs, done, room, settled)
         del block  # before the next one is read
@@ -150,20 +135,20 @@ def _blocks(images: PreparedImages, bounds: Iterable[tuple[int, int]], *, ahead:
 def _run_block(
     setting: Setting,
     block: Block,
-    jobs: Sequence[_Job],
-    done: Callable[[Cell, int, int], bool] | None,
+    jobs: Sequence[Job],
+    done: Done | None,
     room: int,
-    settled: dict[_Name, Method],
+    settled: dict[JobName, Method],
 ) -> Iterator[Part]:
     start, pixels, labels = block.start, np.asarray(block.inputs), block.labels
-    todo = [part for job in _todo(jobs, done, start, block.stop) for part in _by_faults(setting, job)]
-    for group, most in _groups(setting, todo, len(labels), room):
+    left = [part for job in unfinished(jobs, done, start, block.stop) for part in by_faults(setting, job)]
+    for group, most in groups(setting, left, len(labels), room):
         for first in range(0, len(labels), most):
             last = min(first + most, len(labels))
-            left = _todo(group, done, start + first, start + last)
-            if left:
+            missing = unfinished(group, done, start + first, start + last)
+            if missing:
                 some = pixels[first:last], labels[first:last]
-                yield from _run_group(setting, left, *some, start + first, settled)
+                yield from _run_group(setting, missing, *some, start + first, settled)
 
 
 def evaluate_network(
@@ -190,31 +175,6 @@ def evaluate_network(
     return np.concatenate(found, axis=1)
 
 
-def _job(setting: Setting, work: Work, lesions: Lesions) -> _Job:
-    method, few = method_of(setting.shape, lesions), few_method_of(setting.shape, lesions)
-    for some in (few, method) if work.cells else ():
-        if some:
-            setting.on_event("method", f"{work.target}, {work.asked.text}: {MEANING[some.name]}")
-    return _Job(work, lesions, method, few)
-
-
-def _by_faults(setting: Setting, job: _Job) -> list[_Job]:
-    """A job without the cells that have no fault, for which the intact network stands, and those with few by itself."""
-    if job.few is None or job.few.narrow is None:
-        return [job]
-    intact, few, many = list(job.work.intact), [], []
-    for cell in job.work.cells:
-        units = units_touched(job.lesions, cell, setting.keys[cell.draw], job.few.narrow)
-        if units is None:
-            many.append(cell)
-        elif len(units) or job.work.asked.encodes:
-            few.append(cell)
-        else:
-            intact.append(cell)
-    first, second = (replace(job.work, intact=tuple(a), cells=tuple(b)) for a, b in ((intact, few), ([], many)))
-    return [replace(job, work=first, method=job.few, few=None), replace(job, work=second, few=None)]
-
-
 def _sizes(setting: Setting, images: PreparedImages, batch_size: int, memory_gb: float | int | None) -> tuple[int, int]:
     """The images of a block, and the bytes that may hold what is handed over of them."""
     largest, tile = max((leaf.nbytes for leaf in setting.leaves), default=0), setting.shape.tiling.large
@@ -225,45 +185,13 @@ def _sizes(setting: Setting, images: PreparedImages, batch_size: int, memory_gb:
     return size, max(memory.LEAST, left) // memory.copies(setting.devices)
 
 
-def _todo(jobs: Sequence[_Job], done: Callable[[Cell, int, int], bool] | None, start: int, stop: int) -> list[_Job]:
-    left = [_missing(job, done, start, stop) for job in jobs] if done else jobs
-    return [job for job in left if job.work.intact or job.work.cells]
-
-
-def _missing(job: _Job, done: Callable[[Cell, int, int], bool], start: int, stop: int) -> _Job:
-    intact, cells = (
-        tuple(cell for cell in some if not done(cell, start, stop)) for some in (job.work.intact, job.work.cells)
-    )
-    return replace(job, work=replace(job.work, intact=intact, cells=cells))
-
-
-def _groups(setting: Setting, jobs: Sequence[_Job], images: int, room: int) -> Iterator[tuple[list[_Job], int]]:
-    """Yields jobs that share one pass of the intact network, with the images of a pass, such that memory holds them."""
-    group: list[_Job] = []
-    needs = Wanted()
-    for job in jobs:
-        own = wanted(job.method) if job.work.cells else Wanted()
-        if group and (needs | own).bytes_per_image(setting.shape) * images > room and needs != needs | own:
-            yield group, _fitting(setting, needs, images, room)
-            group, needs = [], Wanted()
-        group, needs = [*group, job], needs | own
-    yield group, _fitting(setting, needs, images, room)
-
-
-def _fitting(setting: Setting, needs: Wanted, images: int, room: int) -> int:
-    """As many images as memory holds: whole tiles."""
-    tile = setting.shape.tiling.large
-    most = room // max(1, needs.bytes_per_image(setting.shape))
-    return images if most >= images else max(tile, most // tile * tile)
-
-
 def _run_group(
     setting: Setting,
-    jobs: Sequence[_Job],
+    jobs: Sequence[Job],
     pixels: np.ndarray,
     labels: np.ndarray,
     start: int,
-    settled: dict[_Name, Method],
+    settled: dict[JobName, Method],
 ) -> Iterator[Part]:
     jobs = [replace(job, method=settled.get(job.name, job.method)) for job in jobs]
     needs = Wanted()
@@ -292,7 +220,7 @@ def _run_group(
             yield _part(setting, job, found, intact.tiles, start)
 
 
-def _settled(setting: Setting, job: _Job, found: Found, pixels: np.ndarray) -> Method:
+def _settled(setting: Setting, job: Job, found: Found, pixels: np.ndarray) -> Method:
     """The method of a job, or the plain network where it gives other logits than that."""
     cell = found.cell
     if agrees(setting.shape, job.lesions, setting.leaves, found, setting.keys[cell.draw], pixels, setting.tolerance):
@@ -302,7 +230,7 @@ def _settled(setting: Setting, job: _Job, found: Found, pixels: np.ndarray) -> M
     return method_of(setting.shape, job.lesions, plain=True)
 
 
-def _founds(setting: Setting, job: _Job, tiles: Sequence[Tile]) -> Iterator[Found]:
+def _founds(setting: Setting, job: Job, tiles: Sequence[Tile]) -> Iterator[Found]:
     reference = job.lesions.encoded(setting.keys[0], setting.leaves)
     loop = loop_of(setting.shape, job.lesions, job.method, setting.leaves, reference)
     if job.work.asked.encodes:
@@ -310,7 +238,7 @@ def _founds(setting: Setting, job: _Job, tiles: Sequence[Tile]) -> Iterator[Foun
     return run_cells(loop, job.work.cells, setting.keys, tiles, setting.on_event, setting.devices)
 
 
-def _part(setting: Setting, job: _Job, found: Found, tiles: Sequence[Tile], start: int) -> Part:
+def _part(setting: Setting, job: Job, found: Found, tiles: Sequence[Tile], start: int) -> Part:
     kept = [np.asarray(planes)[:, : tile.images] for planes, tile in zip(found.planes, tiles, strict=True)]
     cell, outcomes = found.cell, np.concatenate(kept, axis=1)
     selected = job.lesions.selected(cell, setting.keys[cell.draw])
