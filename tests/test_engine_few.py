@@ -101,6 +101,31 @@ def test_where_weights_are_encoded_a_lesion_without_faults_is_the_encoded_networ
         np.testing.assert_array_equal(part.outcomes, encoded.outcomes)
 
 
+def test_the_layer_takes_its_leaves_in_its_own_order(networks, monkeypatch):  # noqa: F811
+    """Here the bias is read first, and has as many entries as the weights."""
+    network, images = networks("mlp")
+
+    def apply(params, x):
+        bias = jnp.broadcast_to(params["first"]["b"], (len(x), 64))
+        first = bias + x.reshape(len(x), -1) @ params["first"]["w"]
+        return jnp.maximum(first, 0) @ params["last"]["w"]
+
+    rng = np.random.default_rng(0)
+    shapes = {"first": {"w": (64, 64), "b": (64,)}, "last": {"w": (64, 10)}}
+    params = {
+        layer: {name: jnp.asarray(0.3 * rng.standard_normal(shape), jnp.float32) for name, shape in leaves.items()}
+        for layer, leaves in shapes.items()
+    }
+    other = type(network).from_apply(apply, params, name="bias-first", image_shape=network.image_shape)
+    counted, events = ways(monkeypatch), []
+    found = study(
+        other, images, SPLIT, FLIPS, ("first",), on_event=lambda kind, text: events.append(kind), levels=LEVELS
+    )
+    assert counted["touched"] > 0
+    assert "fallback" not in events
+    assert_as_plain(other, images, found)
+
+
 def test_faults_of_a_norm_touch_more_than_the_layer(networks):  # noqa: F811
     network, images = networks("resnet")
     found = study(

@@ -94,14 +94,14 @@ class _Tensor:
 def _tensors(loop: Loop) -> dict[int, _Tensor]:
     narrow, (layer,), target = loop.method.narrow, loop.lesions.layers, loop.lesions.leaves
     assert narrow is not None
+    leaves = {leaf.index: leaf for leaf in layer.leaves(include_norm=True)}
     return {
-        leaf.index: _Tensor(
-            narrow.leaves[leaf.index],
-            np.asarray(loop.reference[target.index(leaf.index)]),
-            loop.lesions.asked.struck(leaf, loop.leaves[leaf.index]),
+        index: _Tensor(
+            axis,
+            np.asarray(loop.reference[target.index(index)]),
+            loop.lesions.asked.struck(leaves[index], loop.leaves[index]),
         )
-        for leaf in layer.leaves(include_norm=True)
-        if leaf.index in narrow.leaves
+        for index, axis in narrow.leaves.items()  # in the order in which the layer takes them
     }
 
 
