@@ -36,10 +36,16 @@ def units_touched(lesions: Lesions, cell: Cell, key: Key, narrow: Narrow) -> Int
     selected = lesions.selected(cell, key)
     if selected is None or selected > _SIZES[-1]:
         return None
+    return _units_at(_places(lesions, cell, key), lesions, narrow)
+
+
+def _units_at(
+    places: Mapping[int, tuple[np.ndarray, np.ndarray]], lesions: Lesions, narrow: Narrow
+) -> Int[np.ndarray, " units"] | None:
     (layer,) = lesions.layers
     shapes = {leaf.index: leaf.shape for leaf in layer.leaves(include_norm=True)}
     found: set[int] = set()
-    for index, (entries, _) in _places(lesions, cell, key).items():
+    for index, (entries, _) in places.items():
         if index not in narrow.leaves:
             return None
         found.update(np.unravel_index(entries, shapes[index])[narrow.leaves[index]].tolist())
@@ -112,9 +118,9 @@ def _at_units(loop: Loop, cell: Cell, key: Key, tensors: Mapping[int, _Tensor]) 
     """
     narrow, (layer,) = loop.method.narrow, loop.lesions.layers
     assert narrow is not None
-    units = units_touched(loop.lesions, cell, key, narrow)
-    assert units is not None
     places, leaves, changed = _places(loop.lesions, cell, key), [], 0
+    units = _units_at(places, loop.lesions, narrow)
+    assert units is not None
     missing = (0, _size(len(units)) - len(units))
     for index, tensor in tensors.items():
         own = np.take(tensor.reference, np.pad(units, missing), tensor.axis)
