@@ -102,7 +102,8 @@ def test_the_points_of_size_three_err_least(outputs: int):
     """The usual points 0, ±1, ±2 (and 1/2) err four (two) times as much; so would any slip in the choice."""
     images, kernel = np.maximum(sample((4, 16, 16, 256)), 0), sample((3, 3, 256, 64))
     want = direct(images, kernel, 1, ((0, 0), (0, 0)))
-    assert error(jax.jit(Winograd(3, 16, 16, ((0, 0), (0, 0)), outputs))(images, kernel), want) < {4: 5e-6, 5: 9e-6}[outputs]
+    most = {4: 5e-6, 5: 8e-6}[outputs]
+    assert error(jax.jit(Winograd(3, 16, 16, ((0, 0), (0, 0)), outputs))(images, kernel), want) < most
 
 
 FOLDED = [(11, 4, 2, 63, 3), (11, 4, 0, 64, 3), (6, 2, 1, 21, 1), (9, 3, 1, 25, 2)]

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, UInt32
 
 from jaxperturb.engine.draws import Parts, parts_of
@@ -211,11 +212,11 @@ def lesioned_params(network: Network, asked: Asked, cell: Cell, key: Key, extras
 
 
 def _level(level: Decimal) -> AnyArray:
-    return jnp.float32(float(level))
+    return np.asarray(float(level), np.float32)
 
 
 def _number(count: int | Decimal) -> AnyArray:
-    return _level(count) if isinstance(count, Decimal) else jnp.uint32(count)
+    return _level(count) if isinstance(count, Decimal) else np.asarray(count, np.uint32)
 
 
 def _check_untouched(

@@ -29,7 +29,7 @@ SIZES = (3, 5)  # of kernels
 # 4e-6 and 8e-6 of the largest output. The usual 0, ±1, ±2 give 1e-5 for F(4×4, 3×3). A larger m loses digits.
 _POINTS = {
     (4, 3): "0 3/4 -3/4 3/2 -3/2",
-    (5, 3): "5/16 -5/16 7/8 -7/8 29/16 -29/16",
+    (5, 3): "5/16 -5/16 7/8 -7/8 25/16 -25/16",
     (4, 5): "0 1 -1 7/4 -7/4 9/16 -9/16",
 }
 
