@@ -12,7 +12,7 @@ from jaxperturb.data.prepared import PreparedImages
 from jaxperturb.data.reading import Block, read_blocks
 from jaxperturb.engine import memory
 from jaxperturb.engine.cells import Event, ignore, run_cells
-from jaxperturb.engine.check import agrees
+from jaxperturb.engine.check import agrees, plain_logits
 from jaxperturb.engine.devices import local_devices
 from jaxperturb.engine.intact import intact_pass
 from jaxperturb.engine.jobs import Done, Job, JobName, by_faults, groups, job_of, unfinished
@@ -208,8 +208,9 @@ def _run_group(
         make_room()
         founds = _founds(setting, job, intact.tiles)
         if job.name not in settled:
+            plain = _plain(setting, job, pixels)  # before its lesion is made again: one is in memory at a time
             first = next(founds)
-            settled[job.name] = _settled(setting, job, first, pixels)
+            settled[job.name] = _settled(setting, job, first, plain)
             if settled[job.name] is job.method:
                 founds = itertools.chain([first], founds)
             else:
@@ -220,11 +221,17 @@ def _run_group(
             yield _part(setting, job, found, intact.tiles, start)
 
 
-def _settled(setting: Setting, job: Job, found: Found, pixels: np.ndarray) -> Method:
-    """The method of a job, or the plain network where it gives other logits than that."""
-    cell = found.cell
-    if agrees(setting.shape, job.lesions, setting.leaves, found, setting.keys[cell.draw], pixels, setting.tolerance):
+def _plain(setting: Setting, job: Job, pixels: np.ndarray) -> np.ndarray:
+    """The plain network's logits under the first lesion of a job."""
+    cell = job.work.cells[0]
+    return plain_logits(setting.shape, job.lesions, setting.leaves, cell, setting.keys[cell.draw], pixels)
+
+
+def _settled(setting: Setting, job: Job, found: Found, plain: np.ndarray) -> Method:
+    """The method of a job, or the plain network where its first lesion has other logits than that."""
+    if agrees(found.logits[0], plain, setting.tolerance):
         return job.method
+    cell = found.cell
     text = f"{cell.target}, {cell.perturbation}: the cut network disagrees with the plain one, which is run instead"
     setting.on_event("fallback", text)
     return method_of(setting.shape, job.lesions, plain=True)
