@@ -23,8 +23,6 @@ from jaxtyping import Float
 
 from jaxperturb.types import AnyArray, Images
 
-SIZES = (3, 5)  # of kernels
-
 # Where the polynomials are evaluated, by m and r, besides infinity: chosen for the smallest errors in float32, 2e-6,
 # 4e-6 and 8e-6 of the largest output. The usual 0, ±1, ±2 give 1e-5 for F(4×4, 3×3). A larger m loses digits.
 _POINTS = {
@@ -32,6 +30,7 @@ _POINTS = {
     (5, 3): "5/16 -5/16 7/8 -7/8 25/16 -25/16",
     (4, 5): "0 1 -1 7/4 -7/4 9/16 -9/16",
 }
+SIZES = tuple(dict.fromkeys(size for _, size in _POINTS))  # of kernels
 
 # Bytes between the steps, for all images together. What leaves the processor's caches is slower: of more than the
 # first, images are taken in turn and no transform is shared; up to it, their products are taken in parts. Fewer at a
