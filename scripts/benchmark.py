@@ -199,8 +199,7 @@ def our_ceilings(layers: dict[str, tuple[Any, float, float]], network: jp.Networ
     """Returns the rates of single operations in GFLOP/s: a large product, each layer's as XLA has it, and as we do."""
     square = jnp.asarray(np.random.default_rng(0).random((2048, 2048), np.float32))
     found = {"product": 2e-9 * 2048**3 / best(jax.jit(jnp.matmul), square, square)}
-    version = tuple(int(part) for part in re.findall(r"\d+", jax.__version__)[:3])
-    rules = rewrites(jax.default_backend(), version)
+    rules = rewrites(jax.default_backend())
     whole = network.program((8, 8, 3) if NETWORK.value == "resnet" else (SIDE.value, SIDE.value, 3)).closed.jaxpr
     for name, (equation, count, _) in layers.items():
         batch = IMAGES.value if len(equation.outvars[0].aval.shape) == 2 else min(16, IMAGES.value)

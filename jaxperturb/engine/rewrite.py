@@ -1,6 +1,6 @@
 """Equations of a network's program replaced by equal ones that are faster on the backend at hand.
 
-Which ones is a fixed rule by backend, JAX version and shapes, so that the same study always gives the same counts.
+Which ones is a fixed rule by backend and shapes, so that the same study always gives the same counts.
 A convolution comes in steps: what it needs of the images alone, of the kernel alone, and the rest. The engine takes the
 first once for all masks and the second once for all images.
 """
@@ -20,7 +20,6 @@ from jaxperturb.types import AnyArray
 
 CONVOLUTIONS = ("auto", "xla", "winograd")
 
-_BARRIERS_HOLD = (0, 12)  # from this version of JAX on; before, XLA merges what they part, and Winograd is slower
 _CHANNELS, _UNITS = 48, 48  # least of both for which Winograd is faster
 _OUTPUTS = 7  # least height and width of the outputs for it
 _WINDOWS = 8  # most entries of a pooling window along an axis
@@ -45,12 +44,11 @@ class Rewrites:
         return "+".join(name for name, used in names.items() if used) or "xla"
 
 
-def rewrites(backend: str, jax_version: tuple[int, ...], convolutions: str = "auto") -> Rewrites:
+def rewrites(backend: str, convolutions: str = "auto") -> Rewrites:
     """Returns what is replaced on a backend.
 
     Args:
         backend: "cpu", "gpu" or "tpu", whose own convolutions stay.
-        jax_version: as numbers, (0, 12, 0).
         convolutions: "auto" takes what is faster there, "xla" nothing, "winograd" all that it can compute, anywhere.
 
     Raises:
@@ -62,7 +60,7 @@ def rewrites(backend: str, jax_version: tuple[int, ...], convolutions: str = "au
         return Rewrites()
     if convolutions == "winograd":
         return Rewrites("all", slices=cpu)
-    return Rewrites("faster" if cpu and jax_version[:2] >= _BARRIERS_HOLD else "none", slices=cpu)
+    return Rewrites("faster" if cpu else "none", slices=cpu)
 
 
 def check_convolutions(name: str) -> None:

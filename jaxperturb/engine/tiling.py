@@ -73,8 +73,7 @@ def tiling(
         masks_per_call = max(1, min(_MOST_MASKS, _ENTRIES_ACCELERATOR // (small * early)))
     if masks_per_call is not None:
         large = small
-    version = tuple(int(part) for part in jax.__version__.split(".")[:3])
-    return Tiling(small, max(small, large), masks_per_call, rewrites(backend, version, convolutions))
+    return Tiling(small, max(small, large), masks_per_call, rewrites(backend, convolutions))
 
 
 def block_size(batch_size: int, tile: int) -> int:
