@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -51,6 +51,25 @@ def _room_for_programs() -> Iterator[None]:
         from jaxperturb.engine.mappings import make_room
 
         make_room()
+
+
+@pytest.fixture
+def compilations() -> Callable[[Callable[[], object]], int]:
+    """How many programs a call compiles."""
+    import jax
+
+    def count(call: Callable[[], object]) -> int:
+        found = []
+        jax.monitoring.register_event_duration_secs_listener(
+            lambda event, *_, **__: found.append(event) if "backend_compile" in event else None
+        )
+        try:
+            call()
+        finally:
+            jax.monitoring.clear_event_listeners()
+        return len(found)
+
+    return count
 
 
 @pytest.fixture(autouse=True)

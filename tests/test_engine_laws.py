@@ -168,19 +168,17 @@ def test_a_cut_that_disagrees_falls_back_to_the_plain_network_and_says_so(networ
     assert_as_plain(network, images, found)
 
 
-def test_a_second_study_compiles_nothing(networks):
+def test_a_second_study_compiles_nothing(networks, compilations):
     network, images = networks("resnet")
     study(network, images, SPLIT)
-    compiled = []
-    if True:
-        jax.monitoring.register_event_duration_secs_listener(
-            lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
-        )
-        try:
-            study(network, images, SPLIT, levels=parse_levels("0.2,0.7"), draws=2, seed=9)
-        finally:
-            jax.monitoring.clear_event_listeners()
-    assert compiled == []
+    assert not compilations(lambda: study(network, images, SPLIT, levels=parse_levels("0.2,0.7"), draws=2, seed=9))
+
+
+def test_nor_does_that_of_a_network_made_again(networks, compilations):
+    network, images = networks("linen")
+    study(network, images, SPLIT)
+    again = SAMPLES["linen"]()
+    assert not compilations(lambda: study(again, images, SPLIT))
 
 
 def test_out_of_memory_halves_the_masks_and_changes_no_count(networks, monkeypatch):

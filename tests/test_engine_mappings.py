@@ -11,21 +11,9 @@ from jaxperturb.engine import mappings
 linux = pytest.mark.skipif(not mappings._LIMIT.exists(), reason="only Linux has such a limit")
 
 
-def compilations(function):
-    found = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, *_, **__: found.append(event) if "backend_compile" in event else None
-    )
-    try:
-        function()
-    finally:
-        jax.monitoring.clear_event_listeners()
-    return len(found)
-
-
 @linux
 @pytest.mark.parametrize("limit", ["1", "1000000000"])
-def test_they_are_dropped_only_where_few_mappings_are_left(tmp_path, monkeypatch, limit):
+def test_they_are_dropped_only_where_few_mappings_are_left(tmp_path, monkeypatch, limit, compilations):
     (tmp_path / "limit").write_text(limit)
     monkeypatch.setattr(mappings, "_LIMIT", tmp_path / "limit")
     call = jax.jit(lambda x: x * 3 + 1)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxperturb.errors import NetworkError
+from jaxperturb.networks.alexnet import AlexNet
 from jaxperturb.networks.network import Network
 from jaxperturb.networks.program import trace
 
@@ -94,3 +95,34 @@ def test_what_is_no_network_is_refused():
         trace(net.apply, net.params, (8, 8, 5), 2)
     with pytest.raises(NetworkError, match="expected one array of logits"):
         trace(lambda p, x: x, {"w": jnp.ones((2, 2))}, (2, 2, 1), 2)
+
+
+class Masked(nn.Module):
+    """A module with a field that cannot be hashed."""
+
+    mask: np.ndarray
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(4)((x * self.mask).mean((1, 2)))
+
+
+def test_functions_of_equal_modules_are_equal_so_that_programs_are_compiled_once():
+    made = [AlexNet(classes=10), AlexNet(classes=10), AlexNet(classes=11)]
+    same, again, other = (Network.from_linen(module, {}).apply for module in made)
+    assert same == again
+    assert hash(same) == hash(again)
+    assert same != other
+    assert same != Network.from_linen(made[0], {}, train=True).apply
+
+
+def test_a_module_that_cannot_be_hashed_is_itself_alone():
+    masks = np.ones((8, 8, 2), np.float32), np.zeros((8, 8, 2), np.float32)
+    whole, dark = (network(Masked(mask)) for mask in masks)
+    assert whole.apply != dark.apply
+    images = np.ones((1, 8, 8, 2), np.float32)
+    for net, mask in ((whole, masks[0]), (dark, masks[1])):
+        dense = net.params["params"]["Dense_0"]
+        want = (images * mask).mean((1, 2)) @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"])
+        np.testing.assert_allclose(net.apply(net.params, images), want, rtol=1e-5, atol=1e-6)
+        assert net.program().logits.aval.shape == (2, 4)

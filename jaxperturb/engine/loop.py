@@ -2,8 +2,8 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -43,6 +43,11 @@ class Tile:
     labels: AnyArray
     reference: AnyArray
     images: int
+
+    def only(self, early: Collection[Any], late: Collection[Any]) -> "Tile":
+        """Returns it with some variables' values alone: early ones of the pieces, late ones of the whole."""
+        pieces = [{v: piece[v] for v in early} for piece in self.pieces]
+        return replace(self, pieces=pieces, whole={v: self.whole[v] for v in late})
 
 
 @dataclass(frozen=True)

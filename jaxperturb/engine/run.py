@@ -1,6 +1,8 @@
 """Runs a study's cells: a generator of finished parts, on which storing, progress and a user's callback hang."""
 
+import functools
 import itertools
+import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -11,6 +13,7 @@ from jaxtyping import Bool
 from jaxperturb.data.prepared import PreparedImages
 from jaxperturb.data.reading import Block, read_blocks
 from jaxperturb.engine import memory
+from jaxperturb.engine.allocator import return_pages
 from jaxperturb.engine.cells import Event, ignore, run_cells
 from jaxperturb.engine.check import agrees, plain_logits
 from jaxperturb.engine.devices import local_devices
@@ -194,18 +197,18 @@ def _run_group(
     settled: dict[JobName, Method],
 ) -> Iterator[Part]:
     jobs = [replace(job, method=settled.get(job.name, job.method)) for job in jobs]
-    needs = Wanted()
-    for job in jobs:
-        needs |= wanted(job.method) if job.work.cells else Wanted()
-    intact = intact_pass(setting.shape, setting.leaves, pixels, labels, needs)
+    intact = intact_pass(setting.shape, setting.leaves, pixels, labels, _needs(jobs))
     stop = start + len(labels)
-    for job in jobs:
+    for number, job in enumerate(jobs):
         for cell in job.work.intact:
             for_all_draws = cell == INTACT or job.work.asked.is_intact(cell.level)
             yield Part(cell, start, stop, intact.outcomes, 0, 0, "intact" if for_all_draws else "")
         if not job.work.cells:
             continue
         make_room()
+        needs = _needs(jobs[number:])
+        intact = replace(intact, tiles=tuple(tile.only(needs.early, needs.late) for tile in intact.tiles))
+        return_pages()  # of what was for the job before alone
         founds = _founds(setting, job, intact.tiles)
         if job.name not in settled:
             plain = _plain(setting, job, pixels)  # before its lesion is made again: one is in memory at a time
@@ -219,6 +222,11 @@ def _run_group(
                 founds = _founds(setting, job, intact.tiles)
         for found in founds:
             yield _part(setting, job, found, intact.tiles, start)
+
+
+def _needs(jobs: Sequence[Job]) -> Wanted:
+    """What the intact network hands over to some jobs."""
+    return functools.reduce(operator.or_, (wanted(job.method) for job in jobs if job.work.cells), Wanted())
 
 
 def _plain(setting: Setting, job: Job, pixels: np.ndarray) -> np.ndarray:

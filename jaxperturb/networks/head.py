@@ -1,7 +1,6 @@
 """A fresh output layer: what a trained network needs to learn other classes."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxperturb.errors import NetworkError
+from jaxperturb.networks.linen import Applied, functional
 from jaxperturb.networks.network import ImageShape, Network
 from jaxperturb.trees import Layer, layers_of
 from jaxperturb.types import AnyArray, Apply, Params
@@ -68,14 +68,12 @@ def _with_units(params: Params, layer: Layer, units: int, key: Any) -> Params:
 def _candidates(apply: Apply, before: int, count: int) -> Iterator[Apply]:
     """The function itself, and those of its module with another number in place of that of classes."""
     yield apply
-    call, keywords = (apply.func, apply.keywords) if isinstance(apply, functools.partial) else (apply, {})
-    module = getattr(call, "__self__", None)
-    if not dataclasses.is_dataclass(module) or isinstance(module, type):
+    if not isinstance(apply, Applied):
         return
-    for one in dataclasses.fields(module):
-        if one.init and getattr(module, one.name) == before and not isinstance(getattr(module, one.name), bool):
-            made = dataclasses.replace(module, **{one.name: count}).apply  # type: ignore[attr-defined]
-            yield functools.partial(made, **keywords) if keywords else made
+    for one in dataclasses.fields(apply.module):
+        value = getattr(apply.module, one.name)
+        if one.init and isinstance(value, int | np.integer) and not isinstance(value, bool) and value == before:
+            yield functional(dataclasses.replace(apply.module, **{one.name: count}), apply.keywords)
 
 
 def _outputs(apply: Apply, params: Params, shape: ImageShape) -> int | None:

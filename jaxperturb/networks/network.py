@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxperturb.errors import NetworkError
+from jaxperturb.networks import linen
 from jaxperturb.networks.preprocessing import Preprocessing
 from jaxperturb.networks.program import Program, first_uses, trace
 from jaxperturb.networks.variables import call_in_use
@@ -78,8 +79,7 @@ class Network:
                 handed to the module's call.
         """
         own, call = _apart(options)
-        keywords = call_in_use(type(module).__call__, call)
-        apply = functools.partial(module.apply, **keywords) if keywords else module.apply
+        apply = linen.functional(module, call_in_use(type(module).__call__, call))
         return cls(apply, variables, **({"name": type(module).__name__.lower()} | own))
 
     @classmethod
