@@ -172,9 +172,15 @@ def test_single_words_become_what_the_whole_tensor_does(word, kind, networks):  
             np.testing.assert_array_equal(expected.view(np.uint32), np.asarray(after[leaf.index]).view(np.uint32))
 
 
-def test_a_layer_whose_units_do_not_stay_apart_has_no_such_way(networks):  # noqa: F811
+HAS = [
+    *(("resnet", "Conv_1", True), ("mlp", "second", True), ("mlp", "first", True)),
+    *(("scan", "stack", False), ("resnet", "Conv_0", False)),  # its units do not stay apart; it reads the images
+]
+
+
+def test_which_layers_have_such_a_way(networks):  # noqa: F811
     (asked,) = parse_perturbations("bit_flip")
-    for name, layer, has in (("resnet", "Conv_1", True), ("mlp", "second", True), ("scan", "stack", False)):
+    for name, layer, has in HAS:
         network, _ = networks(name)
         shape = Shape(network.apply, specification(network.params), network.image_shape, SPLIT)
         assert (few_method_of(shape, Lesions.of(network, asked, layer, {})) is not None) == has
@@ -184,3 +190,17 @@ def test_a_layer_whose_units_do_not_stay_apart_has_no_such_way(networks):  # noq
     (other,) = parse_perturbations("synapse_knockout")
     one = Shape(network.apply, specification(network.params), network.image_shape, SPLIT)
     assert few_method_of(one, Lesions.of(network, other, "second", {})) is None
+
+
+def test_draws_without_faults_are_the_intact_network_also_where_there_is_no_such_way(networks, monkeypatch):  # noqa: F811
+    network, images = networks("resnet")
+    (layer,) = (layer for layer in network.layers() if layer.name == "Conv_0")
+    rate, draws, counted = 1 / (32 * layer.weights), 12, ways(monkeypatch)
+    found = parts_of(network, images, "bit_flip", ("Conv_0",), parse_levels(f"{rate:.9f}"), draws=draws)
+    (intact,) = parts_of(network, images, "bit_flip", ("Conv_0",), parse_levels("0"), draws=1)
+    spared = [part for part in found if part.selected == 0]
+    assert 0 < len(spared) < draws
+    assert dict(counted) == {"everything": draws - len(spared)}
+    for part in spared:
+        assert part.changed == 0
+        np.testing.assert_array_equal(part.outcomes, intact.outcomes)

@@ -45,20 +45,23 @@ def job_of(setting: Setting, work: Work, lesions: Lesions) -> Job:
 
 
 def by_faults(setting: Setting, job: Job) -> list[Job]:
-    """Returns a job as two: cells of few faults, and of none, for which the intact network stands; and all others."""
-    if job.few is None or job.few.narrow is None:
+    """Returns a job as one of few faults and one of all others; where there is none, the intact network stands."""
+    if job.work.asked.perturbation.places is None:
         return [job]
     intact, few, many = list(job.work.intact), [], []
+    narrow = job.few.narrow if job.few else None
     for cell in job.work.cells:
-        units = units_touched(job.lesions, cell, setting.keys[cell.draw], job.few.narrow)
-        if units is None:
-            many.append(cell)
-        elif len(units) or job.work.asked.encodes:
+        key = setting.keys[cell.draw]
+        if job.lesions.selected(cell, key) == 0 and not job.work.asked.encodes:
+            intact.append(cell)
+        elif narrow and units_touched(job.lesions, cell, key, narrow) is not None:
             few.append(cell)
         else:
-            intact.append(cell)
-    first, second = (replace(job.work, intact=tuple(a), cells=tuple(b)) for a, b in ((intact, few), ([], many)))
-    return [replace(job, work=first, method=job.few, few=None), replace(job, work=second, few=None)]
+            many.append(cell)
+    others = replace(job, work=replace(job.work, intact=tuple(intact), cells=tuple(many)), few=None)
+    if job.few is None:
+        return [others]
+    return [replace(job, work=replace(job.work, intact=(), cells=tuple(few)), method=job.few, few=None), others]
 
 
 def unfinished(jobs: Sequence[Job], done: Done | None, start: int, stop: int) -> list[Job]:

@@ -32,7 +32,7 @@ class Narrow:
 
 
 def narrow_layer(cut: Cut, layer: Layer) -> Narrow | None:
-    """Returns a layer that can be computed at some of its units, or None where its units do not stay apart.
+    """Returns a layer that is faster at some of its units; None where it is not, or where they do not stay apart.
 
     Args:
         cut: of the layer alone.
@@ -43,6 +43,8 @@ def narrow_layer(cut: Cut, layer: Layer) -> Narrow | None:
     equations = [steps.program.equations[number] for number in sorted(numbers)]
     if not cut.outputs or not all(_stays_apart(equation, axes) for equation in equations):
         return None
+    if not cut.before and any(equation.primitive.name == "conv_general_dilated" for equation in equations):
+        return None  # of images of few channels, reading the windows takes the time, however few the units
     made = {v for equation in equations for v in equation.outvars}
     read = [v for v in dict.fromkeys(v for e in equations for v in variables(e)) if v not in made]
     leaves = [v for v in read if v in cut.target]
