@@ -1,8 +1,8 @@
 """How much a compiled program takes at once: the tile.
 
 With one tile the counts are identical whatever the block, order or number of devices (a block is a whole number of
-tiles, so an image always has the same place in its tile). So the tile follows from the backend, JAX's version, the
-network and the precision alone, never from the block, the number of images, levels or layers, or the free memory.
+tiles, so an image always has the same place in its tile). So the tile follows from the backend, the network and the
+precision alone, never from the block, the number of images, levels or layers, or the free memory.
 """
 
 from collections.abc import Mapping
