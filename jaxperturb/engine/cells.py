@@ -1,7 +1,7 @@
 """The cells of one perturbation and target, by the plan that the tile names."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -43,25 +43,34 @@ def run_cells(
     if loop.shape.tiling.masks is not None:
         yield from _while_memory_lasts(loop, cells, keys, tiles, loop.shape.tiling.masks, on_event, devices)
         return
-    draws = [list(some) for _, some in itertools.groupby(cells, lambda cell: cell.draw)]
     if len(devices) > 1:
-        yield from _draws_on_devices(loop, draws, keys, tiles, devices)
-        return
+        yield from _draws_on_devices(loop, cells, keys, tiles, devices)
+    else:
+        yield from _in_turn(loop, cells, dict(enumerate(keys)), tiles)
+
+
+def _in_turn(loop: Loop, cells: Sequence[Cell], keys: Mapping[int, Key], tiles: Sequence[Tile]) -> Iterator[Found]:
+    """One lesion after another, those of a draw together, or where few units are computed those of several draws."""
     if loop.method.narrow:
-        yield from run_few(loop, cells, dict(enumerate(keys)), tiles)
+        yield from run_few(loop, cells, keys, tiles)
         return
-    for some in draws:
-        yield from run_draw(loop, some, keys[some[0].draw], tiles)
+    for draw, some in _by_draw(cells):
+        yield from run_draw(loop, some, keys[draw], tiles)
+
+
+def _by_draw(cells: Sequence[Cell]) -> list[tuple[int, list[Cell]]]:
+    return [(draw, list(some)) for draw, some in itertools.groupby(cells, lambda cell: cell.draw)]
 
 
 def _draws_on_devices(
     loop: Loop,
-    draws: Sequence[Sequence[Cell]],
+    cells: Sequence[Cell],
     keys: Sequence[Key],
     tiles: Sequence[Tile],
     devices: Sequence[jax.Device],
 ) -> Iterator[Found]:
     """A draw for each row of devices, a share of the tiles for each column, as often as it takes."""
+    draws = _by_draw(cells)
     mesh = mesh_of(devices, len(draws), len(tiles))
     rows, columns = mesh.devices.shape
     most = -(-len(tiles) // columns)
@@ -74,15 +83,13 @@ def _draws_on_devices(
         for row in mesh.devices
     ]
 
-    def begin(own: Loop, some: Sequence[Cell], device: jax.Device, share: Sequence[Tile]) -> list[Found]:
-        draw = some[0].draw
-        key = jax.device_put(keys[draw], device)
-        return list(run_few(own, some, {draw: key}, share) if own.method.narrow else run_draw(own, some, key, share))
+    def begin(own: Loop, draw: int, some: Sequence[Cell], device: jax.Device, share: Sequence[Tile]) -> list[Found]:
+        return list(_in_turn(own, some, {draw: jax.device_put(keys[draw], device)}, share))
 
     for first in range(0, len(draws), rows):
         begun = [
-            [begin(own, some, device, share) for own, share, device in row]
-            for row, some in zip(placed, draws[first : first + rows], strict=False)
+            [begin(own, draw, some, device, share) for own, share, device in row]
+            for row, (draw, some) in zip(placed, draws[first : first + rows], strict=False)
         ]
         for of_draw in begun:
             yield from (_joined(of_cell) for of_cell in zip(*of_draw, strict=True))

@@ -31,7 +31,7 @@ def plain_logits(
     images = np.zeros((IMAGES, *shape.image_shape), np.float32)
     images[:count] = pixels[:count]
     lesioned = with_leaves(leaves, lesions.leaves, lesions.lesioned(cell, key, leaves))
-    return np.asarray(_plain(shape.apply, shape.spec[0])(lesioned, images), np.float32)[:count]
+    return np.asarray(_program(shape.apply, shape.spec[0])(lesioned, images), np.float32)[:count]
 
 
 def agrees(logits: Logits, plain: np.ndarray, tolerance: float) -> bool:
@@ -50,7 +50,7 @@ def agrees(logits: Logits, plain: np.ndarray, tolerance: float) -> bool:
 
 
 @functools.lru_cache(maxsize=16)
-def _plain(apply: Apply, structure: object) -> Callable[..., AnyArray]:
+def _program(apply: Apply, structure: object) -> Callable[..., AnyArray]:
     def plain(leaves: Sequence[AnyArray], images: AnyArray) -> AnyArray:
         with jax.default_matmul_precision("highest"):
             return apply(jax.tree.unflatten(structure, leaves), images)

@@ -21,6 +21,7 @@ from jaxperturb.types import Key
 
 # Lesions are filled up to one of these numbers of units, so that few programs are compiled.
 _SIZES = (1, 8, 64)
+MOST_FAULTS = _SIZES[-1]
 _AT_A_TIME = 16  # lesions, which share what the reference network makes of the images
 
 
@@ -29,13 +30,10 @@ def units_touched(lesions: Lesions, cell: Cell, key: Key, narrow: Narrow) -> Int
 
     Args:
         lesions: of one layer.
-        cell: the lesion.
+        cell: the lesion, of at most `MOST_FAULTS`.
         key: of its draw.
         narrow: the layer at some of its units.
     """
-    selected = lesions.selected(cell, key)
-    if selected is None or selected > _SIZES[-1]:
-        return None
     return _units_at(_places(lesions, cell, key), lesions, narrow)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from jaxperturb.engine.few import units_touched
+from jaxperturb.engine.few import MOST_FAULTS, units_touched
 from jaxperturb.engine.lesions import Lesions
 from jaxperturb.engine.methods import MEANING, Method, Wanted, few_method_of, method_of, wanted
 from jaxperturb.engine.plan import Cell, Work
@@ -52,9 +52,10 @@ def by_faults(setting: Setting, job: Job) -> list[Job]:
     narrow = job.few.narrow if job.few else None
     for cell in job.work.cells:
         key = setting.keys[cell.draw]
-        if job.lesions.selected(cell, key) == 0 and not job.work.asked.encodes:
+        faults = job.lesions.selected(cell, key)
+        if faults == 0 and not job.work.asked.encodes:
             intact.append(cell)
-        elif narrow and units_touched(job.lesions, cell, key, narrow) is not None:
+        elif narrow and _is_few(faults) and units_touched(job.lesions, cell, key, narrow) is not None:
             few.append(cell)
         else:
             many.append(cell)
@@ -62,6 +63,10 @@ def by_faults(setting: Setting, job: Job) -> list[Job]:
     if job.few is None:
         return [others]
     return [replace(job, work=replace(job.work, intact=(), cells=tuple(few)), method=job.few, few=None), others]
+
+
+def _is_few(faults: int | None) -> bool:
+    return faults is not None and faults <= MOST_FAULTS
 
 
 def unfinished(jobs: Sequence[Job], done: Done | None, start: int, stop: int) -> list[Job]:
